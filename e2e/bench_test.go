@@ -5,13 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +26,7 @@ import (
 	"github.com/pyvorin/pyvorin-edge/privacy"
 	"github.com/pyvorin/pyvorin-edge/sensors"
 	"github.com/pyvorin/pyvorin-edge/syncqueue"
+	"github.com/pyvorin/pyvorin-edge/syncqueue/uplink"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
@@ -155,6 +160,70 @@ func BenchmarkBytesWritten(b *testing.B) {
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// BenchmarkDrainBacklog is a backlog of 100,000 readings, delivered from the
+// queue's file to an HTTPS server on this machine that reads and drops it.
+func BenchmarkDrainBacklog(b *testing.B) {
+	for _, size := range []int{100, 1000} {
+		b.Run(fmt.Sprintf("batches_of_%d", size), func(b *testing.B) {
+			const total = 100_000
+			batches := clearedReadings(b, total/size, size)
+			var sent atomic.Int64
+			server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				n, _ := io.Copy(io.Discard, r.Body)
+				sent.Add(n)
+			}))
+			defer server.Close()
+			var took time.Duration
+			for range b.N {
+				took += drainBacklog(b, server, batches, size)
+			}
+			b.ReportMetric(float64(b.N)*total/took.Seconds(), "readings/s")
+			b.ReportMetric(float64(sent.Load())/float64(b.N)/total, "wireB/reading")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+func drainBacklog(b *testing.B, server *httptest.Server, batches [][]privacy.Cleared, size int) time.Duration {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	q, err := syncqueue.Open(ctx, syncqueue.Options{
+		Path: filepath.Join(b.TempDir(), "sync_queue.db"), DeviceID: "BENCH-000000000000", Encoding: syncqueue.Zstd, BatchSize: size,
+		Clock: clock.System(time.Time{}), Log: zerolog.Nop(),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer q.Close(context.Background())
+	for _, readings := range batches {
+		if err := q.Enqueue(ctx, readings); err != nil {
+			b.Fatal(err)
+		}
+	}
+	up, err := uplink.New(uplink.Options{
+		Queue: q, DeviceID: "BENCH-000000000000", Endpoint: server.URL, Transport: server.Client().Transport, BatchSize: size,
+		FlushInterval: time.Hour, RequestTimeout: time.Minute, RetryMin: time.Second, RetryMax: time.Second, Log: zerolog.Nop(),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	done := make(chan error, 1)
+	begun := time.Now()
+	go func() { done <- up.Run(ctx) }()
+	if err := up.Flush(ctx); err != nil {
+		b.Fatal(err)
+	}
+	took := time.Since(begun)
+	if depth := q.Stats().Depth; depth != 0 {
+		b.Fatalf("%d readings are left", depth)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		b.Fatal(err)
+	}
+	return took
 }
 
 // clearedReadings returns batches of readings of 40 sensors, made as the agent
