@@ -38,7 +38,7 @@ run: build ## Run the controller and one agent on this machine; Ctrl-C stops bot
 	@HEALTH_PORT=$(HEALTH_PORT) FLEET_PORT=$(FLEET_PORT) bin/try
 
 test: ## Run the tests that need nothing else
-	go test $(RACE) -timeout 15m ./...
+	$(if $(RACE),,CGO_ENABLED=0 )go test $(RACE) -timeout 15m ./...
 
 check: fmt vet staticcheck tidy cross ## Static checks, cross-builds, size budget
 	go test -count=1 ./internal/checks
