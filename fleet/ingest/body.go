@@ -20,21 +20,25 @@ const maxZstdWindow = 8 << 20
 
 // readBody returns the body as it travelled. The client has BodyTime for it.
 func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *refusal) {
-	if r.ContentLength > h.limits.BodyBytes {
-		return nil, refuse(http.StatusRequestEntityTooLarge, "the body is too large: send fewer readings at once")
-	}
 	// A ResponseWriter without deadlines (a test's) leaves only the server's own.
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(h.limits.BodyTime))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.limits.BodyBytes))
+	var body []byte
+	var err error
+	if r.ContentLength <= h.limits.BodyBytes {
+		body, err = io.ReadAll(io.LimitReader(r.Body, h.limits.BodyBytes+1))
+	}
+	if r.ContentLength > h.limits.BodyBytes || int64(len(body)) > h.limits.BodyBytes {
+		// Who is answered while still sending may find the connection broken
+		// instead of the answer, so as much again is read and dropped.
+		_, _ = io.CopyN(io.Discard, r.Body, h.limits.BodyBytes)
+		return nil, refuse(http.StatusRequestEntityTooLarge, "the body is too large: send fewer readings at once")
+	}
 	if err == nil {
 		// Left standing it would cancel the request while it waits for the disk.
 		_ = control.SetReadDeadline(time.Time{})
 	}
-	var tooLarge *http.MaxBytesError
 	switch {
-	case errors.As(err, &tooLarge):
-		return nil, refuse(http.StatusRequestEntityTooLarge, "the body is too large: send fewer readings at once")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, refuse(http.StatusRequestTimeout, "the body took too long")
 	case err != nil:
