@@ -293,7 +293,7 @@ func TestPolicyHash(t *testing.T) {
 	base := hash(config.Privacy{Enabled: true, Rules: rules})
 	const golden = "6a86a8f24e9594e9905988800dd1376e24bcca1b9fb072c8cf185e034f380a1f"
 	if base != golden {
-		t.Errorf("the seed's rules hash to %s, want %s", base, golden)
+		t.Errorf("the template's rules hash to %s, want %s", base, golden)
 	}
 	same := seedRules()
 	same[0].Replacement, same[1].Statistic = "ignored", "max"
