@@ -266,10 +266,13 @@ func TestPage(t *testing.T) {
 	if strings.Contains(text, "<script") || strings.Contains(text, "<img") || !strings.Contains(text, "&lt;script&gt;") {
 		t.Errorf("a hostile name is not escaped: %s", text)
 	}
-	for _, want := range []string{"FLEET-0123456789ab", "2 readings", "7 readings missing", "3 h ago", "21.5 C", "bad", `name="viewport"`} {
+	for _, want := range []string{"FLEET-0123456789ab", "2 readings, each stored once", "7 readings missing", "3 h ago", "21.5 C", "bad", `name="viewport"`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q: %s", want, text)
 		}
+	}
+	if strings.Contains(text, "none missing") {
+		t.Errorf("the page says that none is missing: %s", text)
 	}
 	_, rest, _ := strings.Cut(text, "<style>")
 	style, _, _ := strings.Cut(rest, "</style>")
