@@ -29,7 +29,7 @@ type Config struct {
 	Source Source `toml:"-"`
 }
 
-// Source is what Load knows about the file beyond its values.
+// Source is what Parse knows about the file beyond its values.
 type Source struct {
 	Path          string
 	Hash          string     // SHA-256 (hex) of the JCS form of the file as written

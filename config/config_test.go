@@ -217,7 +217,7 @@ name = "a"
 ingest_type = "simulator"
 token_file = "./api"
 `, 0o600)
-	c, err := Load(filepath.Join(dir, "config.toml"), testOptions())
+	c, err := load(filepath.Join(dir, "config.toml"), testOptions())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,8 +251,17 @@ token_file = "./api"
 func TestLoadFailsOnWhatIsNoFile(t *testing.T) {
 	var bad *Error
 	for _, path := range []string{t.TempDir(), filepath.Join(t.TempDir(), "none.toml")} {
-		if _, err := Load(path, testOptions()); err == nil || errors.As(err, &bad) {
+		if _, err := load(path, testOptions()); err == nil || errors.As(err, &bad) {
 			t.Errorf("%s: got %v", path, err)
 		}
 	}
+}
+
+// load reads and parses the file at path.
+func load(path string, o Options) (*Config, error) {
+	data, err := ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data, o)
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Options are what Load needs to know of its surroundings.
+// Options are what Parse needs to know of its surroundings.
 type Options struct {
 	// SensorTypes maps each ingest_type to a function returning a pointer to
 	// the struct of its own keys, holding their defaults. A type that is not
@@ -34,16 +34,6 @@ type Options struct {
 // key of their own comparable.
 const defaultDigestKey = "pyvorin-edge config digest"
 
-// Load reads, checks and decodes the file at path: JSON when it ends in .json,
-// TOML otherwise. Every error of the file's content is an *Error.
-func Load(path string, o Options) (*Config, error) {
-	data, err := ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return Parse(path, data, o)
-}
-
 // ReadFile returns the content of a config file, for Parse and Hash. It stops
 // reading just beyond the size that those refuse.
 func ReadFile(path string) ([]byte, error) {
@@ -54,7 +44,8 @@ func ReadFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// Parse is Load for content that is already in memory; path is its name.
+// Parse checks and decodes data, the content of the file at path: JSON when it
+// ends in .json, TOML otherwise. Every error of the content is an *Error.
 func Parse(path string, data []byte, o Options) (*Config, error) {
 	if o.LookupEnv == nil {
 		o.LookupEnv = os.LookupEnv

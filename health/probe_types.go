@@ -11,12 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 
 	"github.com/pyvorin/pyvorin-edge/config"
+	"github.com/pyvorin/pyvorin-edge/internal/procgroup"
 
 	"github.com/pyvorin/pyvorin-edge/internal/human"
 )
@@ -113,15 +113,8 @@ func probeTCP(ctx context.Context, target string) error {
 // process group is killed when time is up, and whatever it left running.
 func probeExec(ctx context.Context, argv []string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = []string{}
-	for _, name := range []string{"PATH", "HOME", "LANG", "TZ"} {
-		if v, ok := os.LookupEnv(name); ok {
-			cmd.Env = append(cmd.Env, name+"="+v)
-		}
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	killGroup := func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.Cancel = killGroup
+	cmd.Env = procgroup.Environ(nil)
+	procgroup.Contain(cmd)
 	cmd.WaitDelay = time.Second // for what left the group and holds the output open
 	output := &headWriter{limit: maxProbeOutput}
 	cmd.Stdout, cmd.Stderr = output, output
@@ -129,7 +122,7 @@ func probeExec(ctx context.Context, argv []string) error {
 		return err
 	}
 	err := cmd.Wait()
-	_ = killGroup() // usually there is nobody left to kill
+	procgroup.End(cmd)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

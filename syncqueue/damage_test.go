@@ -68,7 +68,7 @@ func deliverAll(t *testing.T, q *syncqueue.Queue) outcome {
 			t.Fatal(err)
 		}
 		for i, r := range decode(t, b) {
-			if r.Sensor == syncqueue.QueueSensor {
+			if r.Sensor == wire.LossSensor {
 				out.lost = append(out.lost, r)
 			} else {
 				out.readings[r.Seq] = string(lines[i])

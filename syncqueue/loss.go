@@ -25,18 +25,11 @@ var lossKinds = []struct {
 	kind        lossKind
 	typ, reason string
 }{
-	{evictedSize, "evicted", "the queue reached its size limit"},
-	{evictedAge, "evicted", "older than the age limit"},
-	{lostDamage, "lost", "the queue file was damaged"},
-	{lostJump, "lost", "the queue file was lost; numbering went on after the highest number that it may have used"},
+	{evictedSize, wire.LossEvicted, "the queue reached its size limit"},
+	{evictedAge, wire.LossEvicted, "older than the age limit"},
+	{lostDamage, wire.LossLost, "the queue file was damaged"},
+	{lostJump, wire.LossLost, "the queue file was lost; numbering went on after the highest number that it may have used"},
 }
-
-// QueueSensor is the sensor name of the readings that the queue itself puts
-// into the stream, to tell the receiver of a loss: type "evicted" or "lost",
-// value the number of readings (null when nobody knows), and in meta first_seq,
-// last_seq and reason. Every reading that is gone has its seq in that range;
-// not every seq in the range is gone.
-const QueueSensor = "pyvorin.queue"
 
 // announceEvery bounds announcements: one of each kind in this time. What is
 // lost between is added up, on disk, and announced then.
@@ -122,7 +115,7 @@ func announcements(ls losses, now time.Time) []wire.Reading {
 			continue
 		}
 		r := wire.Reading{
-			Sensor: QueueSensor, Type: k.typ, Unit: "1", Timestamp: now, Quality: wire.Good,
+			Sensor: wire.LossSensor, Type: k.typ, Unit: "1", Timestamp: now, Quality: wire.Good,
 			Meta: map[string]wire.Value{
 				"first_seq": wire.NumberValue(float64(l.first)),
 				"last_seq":  wire.NumberValue(float64(l.last)),

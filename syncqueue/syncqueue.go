@@ -38,7 +38,7 @@
 //
 // What the queue gives up (evicted by size or age, unreadable, skipped by a
 // jump) is counted and announced by readings of its own in the stream, see
-// QueueSensor. The receiver can so tell a known loss from an unknown one.
+// wire.LossSensor. The receiver can so tell a known loss from an unknown one.
 //
 // # Faults
 //

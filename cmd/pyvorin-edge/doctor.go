@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	"github.com/pyvorin/pyvorin-edge/internal/buildinfo"
 	"github.com/pyvorin/pyvorin-edge/internal/clock"
 	"github.com/pyvorin/pyvorin-edge/internal/human"
+	"github.com/pyvorin/pyvorin-edge/internal/pemfile"
 	"github.com/pyvorin/pyvorin-edge/privacy"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
@@ -186,7 +186,7 @@ func examineEndpoint(ctx context.Context, cfg *config.Config, add func(check, le
 		add("cloud", "warning", fmt.Sprintf("%s answers; plain http shows readings and key to the network", conn.RemoteAddr()))
 		return
 	}
-	pool, err := authorities(cfg.Cloud.CAFile)
+	pool, err := pemfile.Authorities(cfg.Cloud.CAFile)
 	if err != nil {
 		add("cloud", "problem", err.Error())
 		return
@@ -198,20 +198,4 @@ func examineEndpoint(ctx context.Context, cfg *config.Config, add func(check, le
 	}
 	leaf := t.ConnectionState().PeerCertificates[0]
 	add("cloud", "ok", fmt.Sprintf("%s answers, certificate valid until %s", conn.RemoteAddr(), leaf.NotAfter.UTC().Format(time.DateOnly)))
-}
-
-// authorities reads the PEM file, or returns nil for the system's.
-func authorities(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate", file)
-	}
-	return pool, nil
 }

@@ -231,7 +231,7 @@ func TestMissingAndAnnounced(t *testing.T) {
 	}
 	announce := func(seq uint64, kind string, value wire.Value) wire.Reading {
 		r := reading("d", seq)
-		r.Sensor, r.Type, r.Value = lossSensor, kind, value
+		r.Sensor, r.Type, r.Value = wire.LossSensor, kind, value
 		return r
 	}
 	mustAdd(t, s, Result{Accepted: 10}, readings("d", 11, 20)...)
@@ -240,16 +240,16 @@ func TestMissingAndAnnounced(t *testing.T) {
 	missing(20)
 	mustAdd(t, s, Result{Accepted: 5}, readings("d", 21, 25)...) // the backlog arrives
 	missing(15)
-	mustAdd(t, s, Result{Accepted: 1}, announce(51, lossEvicted, wire.NumberValue(9)))
+	mustAdd(t, s, Result{Accepted: 1}, announce(51, wire.LossEvicted, wire.NumberValue(9)))
 	missing(6)
-	mustAdd(t, s, Result{Duplicates: 1}, announce(51, lossEvicted, wire.NumberValue(9)))
+	mustAdd(t, s, Result{Duplicates: 1}, announce(51, wire.LossEvicted, wire.NumberValue(9)))
 	missing(6)
-	mustAdd(t, s, Result{Accepted: 1}, announce(52, lossLost, wire.NumberValue(5)))
+	mustAdd(t, s, Result{Accepted: 1}, announce(52, wire.LossLost, wire.NumberValue(5)))
 	missing(1)
-	mustAdd(t, s, Result{Accepted: 4}, announce(53, lossLost, wire.NumberValue(-5)), announce(54, lossLost, wire.NumberValue(0.5)),
-		announce(55, "depth", wire.NumberValue(1)), announce(56, lossLost, wire.TextValue("1")))
+	mustAdd(t, s, Result{Accepted: 4}, announce(53, wire.LossLost, wire.NumberValue(-5)), announce(54, wire.LossLost, wire.NumberValue(0.5)),
+		announce(55, "depth", wire.NumberValue(1)), announce(56, wire.LossLost, wire.TextValue("1")))
 	missing(1)
-	mustAdd(t, s, Result{Accepted: 1}, announce(57, lossLost, wire.NumberValue(100)))
+	mustAdd(t, s, Result{Accepted: 1}, announce(57, wire.LossLost, wire.NumberValue(100)))
 	missing(0) // more announced than was ever due
 }
 
@@ -258,7 +258,7 @@ func TestMissingAndAnnounced(t *testing.T) {
 func TestAnnouncedBeforeTheFirstContact(t *testing.T) {
 	s, _ := runStore(t, filepath.Join(t.TempDir(), "fleet.db"))
 	evicted := reading("d", 1001)
-	evicted.Sensor, evicted.Type, evicted.Value = lossSensor, lossEvicted, wire.NumberValue(1000)
+	evicted.Sensor, evicted.Type, evicted.Value = wire.LossSensor, wire.LossEvicted, wire.NumberValue(1000)
 	evicted.Meta = map[string]wire.Value{"first_seq": wire.NumberValue(1), "last_seq": wire.NumberValue(1000)}
 	mustAdd(t, s, Result{Accepted: 1}, evicted)
 	if d := onlyDevice(t, s); d.Missing != 0 || d.MinSeq != 1 {

@@ -12,14 +12,6 @@ import (
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
-// What a device says of readings it had to give up: a reading of this sensor
-// and one of these types, whose value is how many.
-const (
-	lossSensor  = "pyvorin.queue"
-	lossEvicted = "evicted"
-	lossLost    = "lost"
-)
-
 const (
 	groupReadings = 10_000 // a commit takes no further batch once it has as many
 	insertRows    = 32     // readings in one INSERT of many
@@ -310,7 +302,7 @@ func sameContent(stored, came *wire.Reading) bool {
 // anything that came.
 func announcedLoss(r *wire.Reading) (n, first int64) {
 	first = int64(r.Seq)
-	if r.Sensor != lossSensor || (r.Type != lossEvicted && r.Type != lossLost) {
+	if r.Sensor != wire.LossSensor || (r.Type != wire.LossEvicted && r.Type != wire.LossLost) {
 		return 0, first
 	}
 	n, ok := wholeNumber(r.Value)

@@ -6,16 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 	"unicode"
 
+	"github.com/pyvorin/pyvorin-edge/internal/procgroup"
 	"github.com/pyvorin/pyvorin-edge/sensors/internal/jsonpath"
 )
 
@@ -28,9 +27,6 @@ const (
 	// was killed, before it is closed under whoever holds it.
 	pipeGrace = time.Second
 )
-
-// inherited are the agent's variables that a program may see.
-var inherited = []string{"PATH", "LANG", "TZ", "HOME"}
 
 var errTooMuch = fmt.Errorf("it printed more than %d bytes and was killed", maxStdoutBytes)
 
@@ -59,20 +55,19 @@ func (p program) run(ctx context.Context) (result, error) {
 	stderr := &limited{limit: maxStderrBytes, full: func() {}}
 	cmd := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...)
 	cmd.Dir = p.dir
-	cmd.Env = p.environ()
+	cmd.Env = procgroup.Environ(p.env)
 	cmd.Stdout = stdout
 	if p.stderr {
 		cmd.Stderr = stderr
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
+	procgroup.Contain(cmd)
 	cmd.WaitDelay = pipeGrace
 
 	if err := cmd.Start(); err != nil {
 		return result{}, p.startError(err)
 	}
 	err := cmd.Wait()
-	endGroup(cmd.Process.Pid)
+	procgroup.End(cmd)
 	var exit *exec.ExitError
 	switch {
 	case errors.Is(context.Cause(ctx), errTooMuch):
@@ -94,22 +89,6 @@ func (p program) run(ctx context.Context) (result, error) {
 		said:   firstLine(stderr.buf.String()),
 		status: cmd.ProcessState.ExitCode(),
 	}, nil
-}
-
-// environ is the environment of the program: never the agent's own, in which
-// keys and tokens are.
-func (p program) environ() []string {
-	env := []string{}
-	for _, name := range inherited {
-		_, own := p.env[name]
-		if value, ok := os.LookupEnv(name); ok && !own {
-			env = append(env, name+"="+value)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(p.env)) {
-		env = append(env, name+"="+p.env[name])
-	}
-	return env
 }
 
 // startError says what to do about a program that cannot be started.
@@ -140,28 +119,6 @@ func (p program) startError(err error) error {
 func isFile(path string) bool {
 	st, err := os.Stat(path)
 	return err == nil && st.Mode().IsRegular()
-}
-
-// killGroup kills the process group that pid leads.
-func killGroup(pid int) error {
-	err := syscall.Kill(-pid, syscall.SIGKILL)
-	if errors.Is(err, syscall.ESRCH) {
-		return os.ErrProcessDone
-	}
-	return err
-}
-
-// endGroup ends what a program that has ended left running: it would gather,
-// one more at every poll. Where the agent is the first process of a container
-// it inherits these orphans and must wait for them, or they stay as zombies.
-func endGroup(pid int) {
-	_ = killGroup(pid)
-	for {
-		_, err := syscall.Wait4(-pid, nil, 0, nil)
-		if err != nil && !errors.Is(err, syscall.EINTR) {
-			return // none is left, or another process inherited them
-		}
-	}
 }
 
 // limited keeps the first bytes written to it and swallows the rest; full is

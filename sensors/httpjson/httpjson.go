@@ -12,7 +12,6 @@ package httpjson
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +23,7 @@ import (
 	"time"
 
 	"github.com/pyvorin/pyvorin-edge/config"
+	"github.com/pyvorin/pyvorin-edge/internal/pemfile"
 	"github.com/pyvorin/pyvorin-edge/sensors"
 	"github.com/pyvorin/pyvorin-edge/sensors/internal/jsonpath"
 	"github.com/pyvorin/pyvorin-edge/sensors/internal/neterr"
@@ -215,22 +215,15 @@ func readToken(path string) (string, error) {
 // newClient makes the client of one sensor. It has no timeout of its own: the
 // context of each read is the limit.
 func newClient(caFile string) (*http.Client, error) {
-	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
-	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		tlsConfig.RootCAs = x509.NewCertPool()
-		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file: %s holds no PEM certificate", caFile)
-		}
+	authorities, err := pemfile.Authorities(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
 	}
 	return &http.Client{
 		Transport: &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
 			DialContext:            (&net.Dialer{}).DialContext,
-			TLSClientConfig:        tlsConfig,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: authorities},
 			MaxIdleConnsPerHost:    1,
 			IdleConnTimeout:        5 * time.Minute,
 			MaxResponseHeaderBytes: 64 << 10,

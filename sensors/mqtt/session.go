@@ -3,7 +3,6 @@ package mqtt
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +14,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	paho "github.com/eclipse/paho.mqtt.golang"
 
+	"github.com/pyvorin/pyvorin-edge/internal/pemfile"
 	"github.com/pyvorin/pyvorin-edge/sensors/internal/neterr"
 )
 
@@ -186,17 +186,11 @@ func (s *sensor) clientOptions() (*paho.ClientOptions, error) {
 }
 
 func (s *sensor) tlsConfig() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: s.broker.Hostname()}
-	if s.o.CAFile != "" {
-		pem, err := os.ReadFile(s.o.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file: %s holds no PEM certificate", s.o.CAFile)
-		}
+	authorities, err := pemfile.Authorities(s.o.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
 	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: s.broker.Hostname(), RootCAs: authorities}
 	if s.o.CertFile != "" {
 		cert, err := tls.LoadX509KeyPair(s.o.CertFile, s.o.KeyFile)
 		if err != nil {

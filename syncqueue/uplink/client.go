@@ -9,8 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"time"
+
+	"github.com/pyvorin/pyvorin-edge/internal/pemfile"
 )
 
 const (
@@ -35,17 +36,11 @@ func (u *Uplink) transport() (http.RoundTripper, error) {
 	if u.o.Transport != nil {
 		return u.o.Transport, nil
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if u.o.CAFile != "" {
-		pem, err := os.ReadFile(u.o.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file %s holds no PEM certificate", u.o.CAFile)
-		}
+	authorities, err := pemfile.Authorities(u.o.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
 	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: authorities}
 	if u.o.CertFile != "" {
 		if _, err := u.clientCertificate(nil); err != nil {
 			return nil, err
