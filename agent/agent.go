@@ -51,7 +51,7 @@ const readyPatience = 5 * time.Second
 type Options struct {
 	Paths  Paths
 	Config *config.Config
-	// Load checks a config: the file of that name, or content in its place.
+	// Load checks a config: content, or the file at path when that is nil.
 	Load   func(path string, content []byte) (*config.Config, error)
 	Types  []sensors.Type
 	Clock  clock.Clock
@@ -124,7 +124,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return a.o.Paths.HintLastGood(err)
 	}
-	gen.first, gen.content = true, a.startContent()
+	gen.first = true
 	serving, err := a.newHealth()
 	if err != nil {
 		return err

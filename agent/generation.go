@@ -27,7 +27,6 @@ const openPatience = 5 * time.Second
 type generation struct {
 	a        *Agent
 	cfg      *config.Config
-	content  []byte // of the file that cfg is; nil when that is not known
 	filter   *privacy.Filter
 	keyFault string // why there is no privacy key
 	first    bool   // the one that the agent started with

@@ -107,44 +107,19 @@ func (a *Agent) apply(ctx context.Context, pushed []byte) error {
 // prepare checks the config in content, or in the file when content is nil, and
 // builds its parts.
 func (a *Agent) prepare(content []byte) (*generation, error) {
-	path := a.o.Paths.Config
-	if content == nil {
-		var err error
-		if content, err = config.ReadFile(path); err != nil {
-			return nil, err
-		}
-	}
-	cfg, err := a.o.Load(path, content)
+	cfg, err := a.o.Load(a.o.Paths.Config, content)
 	if err != nil {
 		return nil, err
 	}
-	next, err := a.build(cfg)
-	if err != nil {
-		return nil, err
-	}
-	next.content = content
-	return next, nil
-}
-
-// startContent returns the content of the file that the agent started with, or
-// nil when the file is another one by now.
-func (a *Agent) startContent() []byte {
-	content, err := config.ReadFile(a.o.Paths.Config)
-	if err != nil {
-		return nil
-	}
-	if hash, err := config.Hash(a.o.Paths.Config, content); err != nil || hash != a.o.Config.Source.Hash {
-		return nil
-	}
-	return content
+	return a.build(cfg)
 }
 
 // keepConfig keeps the config that runs until now, if next is another one, and
 // makes pushed the config file, unless it is nil. What is kept did run: the file
 // may have been changed since.
 func (a *Agent) keepConfig(now, next *generation, pushed []byte) error {
-	if now.content != nil && now.cfg.Source.Hash != next.cfg.Source.Hash {
-		err := atomicfile.Write(a.o.Paths.LastGoodConfig(), now.content, 0o640)
+	if now.cfg.Source.Hash != next.cfg.Source.Hash {
+		err := atomicfile.Write(a.o.Paths.LastGoodConfig(), now.cfg.Content(), 0o640)
 		switch {
 		case err == nil:
 		case pushed == nil: // the next start takes the file in any case

@@ -27,7 +27,12 @@ type Config struct {
 
 	// Source tells where the values came from.
 	Source Source `toml:"-"`
+
+	content []byte
 }
+
+// Content returns the file as it was parsed. It may hold secrets.
+func (c *Config) Content() []byte { return c.content }
 
 // Source is what Parse knows about the file beyond its values.
 type Source struct {

@@ -75,6 +75,7 @@ func Parse(path string, data []byte, o Options) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.content = data
 	c.Source = Source{Path: path, Hash: written, EffectiveHash: effective, Overrides: e.overrides}
 	c.Source.Warnings = append(dec.warnings, c.warnings()...)
 	return &c, nil

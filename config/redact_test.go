@@ -114,7 +114,7 @@ valid_min = 1e-7
 `, testOptions("API_KEY", ""))
 	second := mustParse(t, "c.toml", first.Redacted(), testOptions())
 	first.Source, second.Source = Source{}, Source{}
-	if diff := cmp.Diff(first, second, cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(first, second, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Error(diff)
 	}
 }
