@@ -57,6 +57,7 @@ func NewPoller(o Options) (*Poller, error) {
 	if o.Beat == nil {
 		o.Beat = func() {}
 	}
+	o.Env.Shared = &Shared{}
 	p := &Poller{o: o, now: time.Now}
 	var problems []config.Problem
 	names := map[string]bool{}

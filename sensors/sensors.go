@@ -14,6 +14,7 @@ package sensors
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -90,7 +91,44 @@ type Closer interface {
 type Env struct {
 	Log      zerolog.Logger
 	DeviceID string
-	SysRoot  string // "/" but in tests: the parent of sys and proc
+	SysRoot  string // "/" but in tests: the parent of sys, proc and dev
+	Shared   *Shared
+}
+
+// Shared is what the sensors of one Poller hold together, such as the open
+// connection of a bus. Nil where a sensor is made alone, which then shares with
+// nobody.
+type Shared struct {
+	mu sync.Mutex
+	m  map[string]any
+}
+
+// Get returns what is kept under key, which begins with the ingest type. The
+// first to ask for it makes it.
+func (s *Shared) Get(key string, make func() any) any {
+	if s == nil {
+		return make()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m == nil {
+		s.m = map[string]any{}
+	}
+	v, ok := s.m[key]
+	if !ok {
+		v = make()
+		s.m[key] = v
+	}
+	return v
+}
+
+// Offer is something that this machine has and a sensor could read.
+type Offer struct {
+	Kind   string `json:"kind"`   // the interface, such as "iio", "gpio" or "serial"
+	Name   string `json:"name"`   // by which it is found again after a reboot
+	Detail string `json:"detail"` // what it measures or has, for people; may be empty
+	Note   string `json:"note"`   // what stands in the way, such as a missing permission; may be empty
+	Config string `json:"config"` // a [[sensors.devices]] table in TOML that works as it stands; "" when it cannot be read as it is
 }
 
 // Type makes the Sensors of one ingest_type.
@@ -111,4 +149,10 @@ type Type struct {
 	// Bus names what the sensor shares with others, such as a serial port:
 	// sensors of one bus are read one after the other. Nil or "" means its own.
 	Bus func(d config.Sensor) string
+
+	// Discover lists what this machine offers to sensors of this type, from
+	// files below env.SysRoot; it reads no measured value and changes nothing.
+	// Nil where there is nothing to look for. What cannot be looked at is an
+	// Offer with a Note, and an absent interface no Offer.
+	Discover func(ctx context.Context, env Env) []Offer
 }
