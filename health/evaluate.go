@@ -62,7 +62,8 @@ func Evaluate(f Facts, m wire.Metrics, probes []ProbeResult, t config.Thresholds
 	h.Status = e.status()
 	h.Metrics = m
 	h.Checks = e.checks
-	h.Warnings = append(append(e.warnings, notices(f)...), f.Warnings...)
+	h.Warnings = append(e.warnings, tellAlerts(&h.Sensors, f.Alerts, now)...)
+	h.Warnings = append(append(h.Warnings, notices(f)...), f.Warnings...)
 	if h.Sensors.Failing == nil {
 		h.Sensors.Failing = []string{} // an empty list, never null
 	}

@@ -246,6 +246,10 @@ func TestDocument(t *testing.T) {
 	zone := time.FixedZone("elsewhere", 7200)
 	local := now.In(zone).Add(123456789 * time.Nanosecond)
 	f.Health.Sensors.LastReadingAt = &local
+	f.Alerts = []Alert{{
+		Alert:      wire.Alert{Sensor: "boiler", Level: wire.AlertCritical, Since: now.In(zone).Add(-12 * time.Minute), Limit: "crit_above"},
+		LimitValue: 95, Value: wire.NumberValue(97.5), Unit: "C",
+	}}
 	b, err := json.Marshal(Evaluate(f, exampleMetrics(), nil, config.Default().Health.Thresholds, now))
 	if err != nil {
 		t.Fatal(err)
@@ -276,7 +280,7 @@ func TestDocumentOfNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{`"failing":[]`, `"oldest_item_timestamp":null`, `"last_error":null`, `"last_command_at":null`, `"checks":{"clock":"warning"`} {
+	for _, part := range []string{`"failing":[]`, `"alerts":[]`, `"oldest_item_timestamp":null`, `"last_error":null`, `"last_command_at":null`, `"checks":{"clock":"warning"`} {
 		if !strings.Contains(string(b), part) {
 			t.Errorf("no %s in %s", part, b)
 		}

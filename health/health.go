@@ -42,6 +42,7 @@ type Facts struct {
 	Health wire.Health
 
 	SensorReasons     map[string]string // failing sensor → why
+	Alerts            []Alert           // in no order
 	QueueMaxBytes     int64
 	QueueOpening      bool      // the queue is not open yet, as for a moment at every start and reload
 	QueueFault        string    // why the queue cannot accept readings now; "" when it can
@@ -54,6 +55,15 @@ type Facts struct {
 	Stalled           []string  // loops of the agent that no longer turn
 	ConfigRefusal     *Refusal  // of the config file, if no config was applied since
 	Warnings          []string  // whole sentences that change no check, such as that privacy is disabled
+}
+
+// Alert is a value of a sensor that is beyond a limit, as far as the privacy
+// rules let it be known.
+type Alert struct {
+	wire.Alert
+	LimitValue float64    // where that limit lies; 0 when Limit is not known
+	Value      wire.Value // that raised it; none when a rule withheld it
+	Unit       string     // of both
 }
 
 // Fault is a component of the agent that failed and is being restarted.

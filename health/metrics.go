@@ -1,62 +1,69 @@
 package health
 
 import (
+	"bytes"
+	"maps"
 	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/pyvorin/pyvorin-edge/internal/buildinfo"
+	"github.com/pyvorin/pyvorin-edge/internal/promtext"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
 // metricsHandler answers GET /metrics from the document, so that a dashboard
-// and /health never disagree. The registry is the Server's own.
+// and /health never disagree.
 func (s *Server) metricsHandler() http.Handler {
-	return promhttp.HandlerFor(s.registry(), promhttp.HandlerOpts{
-		ErrorLog:            debugPrinter{s},
-		ErrorHandling:       promhttp.HTTPErrorOnError,
-		MaxRequestsInFlight: 4,
+	var one sync.Mutex // all sensors' values are not copied for every connection at once
+	write := func(b *bytes.Buffer) {
+		one.Lock()
+		defer one.Unlock()
+		s.writeMetrics(promtext.NewWriter(b))
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b := buffers.Get().(*bytes.Buffer)
+		defer buffers.Put(b)
+		b.Reset()
+		write(b)
+		w.Header().Set("Content-Type", promtext.ContentType)
+		w.Header().Set("Vary", "Accept-Encoding")
+		if acceptsGzip(r.Header) {
+			w.Header().Set("Content-Encoding", "gzip")
+			z, _ := gzip.NewWriterLevel(w, gzip.StatelessCompression) // a quarter of the size, without memory of its own
+			_, _ = z.Write(b.Bytes())                                 // whoever hung up does not want it
+			_ = z.Close()
+			return
+		}
+		_, _ = w.Write(b.Bytes())
 	})
 }
 
-func (s *Server) registry() *prometheus.Registry {
-	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), documentCollector{s})
-	return r
+// acceptsGzip reports whether the client named gzip and did not refuse it.
+func acceptsGzip(h http.Header) bool {
+	for coding := range strings.SplitSeq(strings.Join(h.Values("Accept-Encoding"), ","), ",") {
+		name, q, weighed := strings.Cut(coding, ";")
+		if !strings.EqualFold(strings.TrimSpace(name), "gzip") {
+			continue
+		}
+		weight, err := strconv.ParseFloat(strings.TrimPrefix(strings.TrimSpace(q), "q="), 64)
+		return !weighed || err == nil && weight > 0
+	}
+	return false
 }
 
-// debugPrinter is promhttp's idea of a logger.
-type debugPrinter struct{ s *Server }
-
-func (p debugPrinter) Println(v ...any) {
-	p.s.o.Log.Error().Interface("error", v).Msg("metrics not collected")
-}
-
-// described makes the description of one metric.
-func described(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("pyvorin_edge_"+name, help, labels, nil)
-}
-
-var (
-	descBuild       = described("build_info", "Always 1; the labels say which build this is.", "version", "commit", "goversion")
-	descUptime      = described("uptime_seconds", "Time since the agent started.")
-	descStatus      = described("status", "1 for the verdict that holds, 0 for the others.", "status")
-	descCheck       = described("check_state", "0 ok, 1 warning, 2 critical.", "check")
-	descSensorValue = described("sensor_value", "Latest good or uncertain value of a sensor, after the privacy rules.", "sensor", "type", "unit")
-	descOldest      = described("queue_oldest_age_seconds", "Age of the oldest reading that waits for delivery; 0 when none does.")
-	descDenied      = described("http_denied_total", "Requests refused for want of a right.")
-	descOmitted     = described("live_omitted_total", "Readings not shown here and on the page because there are too many sensors.")
-	descSensorAge   = described("sensor_age_seconds", "Age of a sensor's latest reading, whatever its quality.", "sensor")
-)
+const metricPrefix = "pyvorin_edge_"
 
 // plainMetric is one without labels that comes from the document.
 type plainMetric struct {
-	desc *prometheus.Desc
-	kind prometheus.ValueType
-	of   func(h *wire.Health) (v float64, known bool)
+	kind       promtext.Kind
+	name, help string
+	of         func(h *wire.Health) (v float64, known bool)
 }
 
 var plainMetrics = []plainMetric{
@@ -92,11 +99,11 @@ var plainMetrics = []plainMetric{
 }
 
 func gauge(name, help string, of func(*wire.Health) (float64, bool)) plainMetric {
-	return plainMetric{described(name, help), prometheus.GaugeValue, of}
+	return plainMetric{promtext.Gauge, metricPrefix + name, help, of}
 }
 
 func counter(name, help string, of func(*wire.Health) (float64, bool)) plainMetric {
-	return plainMetric{described(name, help), prometheus.CounterValue, of}
+	return plainMetric{promtext.Counter, metricPrefix + name, help, of}
 }
 
 func value(p *float64) (float64, bool) {
@@ -118,54 +125,55 @@ func truth(b bool) float64 {
 	return 0
 }
 
-// documentCollector makes metrics of one document per scrape.
-type documentCollector struct{ s *Server }
+// writeMetrics writes the document as metrics, and those of the Go runtime.
+func (s *Server) writeMetrics(w *promtext.Writer) {
+	writeRuntimeMetrics(w)
 
-// Describe implements prometheus.Collector.
-func (c documentCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descBuild, descUptime, descStatus, descCheck, descSensorValue, descSensorAge, descOldest, descDenied, descOmitted} {
-		ch <- d
-	}
-	for _, f := range plainMetrics {
-		ch <- f.desc
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (c documentCollector) Collect(ch chan<- prometheus.Metric) {
-	emit := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, kind, v, labels...)
-	}
-	h, now := c.s.Document(), time.Now()
+	h, now := s.Document(), time.Now()
+	begin := func(kind promtext.Kind, name, help string) { w.Metric(kind, metricPrefix+name, help) }
+	begin(promtext.Gauge, "build_info", "Always 1; the labels say which build this is.")
 	build := buildinfo.Get()
-	emit(descBuild, prometheus.GaugeValue, 1, build.Version, build.Commit, build.Go)
-	emit(descUptime, prometheus.GaugeValue, float64(h.UptimeSeconds))
+	w.Value(1, "commit", build.Commit, "goversion", build.Go, "version", build.Version)
+	begin(promtext.Gauge, "uptime_seconds", "Time since the agent started.")
+	w.Value(float64(h.UptimeSeconds))
+	begin(promtext.Gauge, "status", "1 for the verdict that holds, 0 for the others.")
 	for _, status := range []wire.Status{wire.Healthy, wire.Degraded, wire.Unhealthy} {
-		emit(descStatus, prometheus.GaugeValue, truth(h.Status == status), string(status))
+		w.Value(truth(h.Status == status), "status", string(status))
 	}
-	for name, state := range h.Checks {
-		severity := map[wire.CheckState]float64{wire.CheckOK: 0, wire.CheckWarning: 1, wire.CheckCritical: 2}[state]
-		emit(descCheck, prometheus.GaugeValue, severity, name)
+	begin(promtext.Gauge, "check_state", "0 ok, 1 warning, 2 critical.")
+	for _, name := range slices.Sorted(maps.Keys(h.Checks)) {
+		severity := map[wire.CheckState]float64{wire.CheckOK: 0, wire.CheckWarning: 1, wire.CheckCritical: 2}[h.Checks[name]]
+		w.Value(severity, "check", name)
 	}
-	for _, f := range plainMetrics {
-		if v, known := f.of(&h); known {
-			emit(f.desc, f.kind, v)
+	begin(promtext.Gauge, "sensor_alerts", "Values that are beyond a limit of their sensor, by level.")
+	w.Value(float64(h.Sensors.AlertsWarning), "level", string(wire.AlertWarning))
+	w.Value(float64(h.Sensors.AlertsCritical), "level", string(wire.AlertCritical))
+	for _, m := range plainMetrics {
+		if v, known := m.of(&h); known {
+			w.Metric(m.kind, m.name, m.help)
+			w.Value(v)
 		}
 	}
+	begin(promtext.Gauge, "queue_oldest_age_seconds", "Age of the oldest reading that waits for delivery; 0 when none does.")
 	oldest := 0.0
 	if t := h.Cloud.OldestItemTimestamp; t != nil {
 		oldest = max(now.Sub(*t).Seconds(), 0)
 	}
-	emit(descOldest, prometheus.GaugeValue, oldest)
-	emit(descDenied, prometheus.CounterValue, float64(c.s.denied.Load()))
+	w.Value(oldest)
+	begin(promtext.Counter, "http_denied_total", "Requests refused for want of a right.")
+	w.Value(float64(s.denied.Load()))
 
-	readings, omitted := c.s.o.Live.Snapshot()
-	emit(descOmitted, prometheus.CounterValue, float64(omitted))
+	readings, omitted := s.o.Live.Snapshot()
+	begin(promtext.Counter, "live_omitted_total", "Readings not shown here and on the page because there are too many sensors.")
+	w.Value(float64(omitted))
+	begin(promtext.Gauge, "sensor_age_seconds", "Age of a sensor's latest reading, whatever its quality.")
 	for i := range readings {
-		r := &readings[i]
-		emit(descSensorAge, prometheus.GaugeValue, max(now.Sub(r.Timestamp).Seconds(), 0), r.Sensor)
-		if v, ok := r.number(); ok {
-			emit(descSensorValue, prometheus.GaugeValue, v, r.Sensor, r.Type, r.Unit)
+		w.Value(max(now.Sub(readings[i].Timestamp).Seconds(), 0), "sensor", readings[i].Sensor)
+	}
+	begin(promtext.Gauge, "sensor_value", "Latest good or uncertain value of a sensor, after the privacy rules.")
+	for i := range readings {
+		if v, ok := readings[i].number(); ok {
+			w.Value(v, "sensor", readings[i].Sensor, "type", readings[i].Type, "unit", readings[i].Unit)
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"fmt"
-	"html/template"
 	"net/http"
 	"slices"
 	"strconv"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pyvorin/pyvorin-edge/internal/human"
+	"github.com/pyvorin/pyvorin-edge/internal/markup"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
@@ -23,11 +23,6 @@ import (
 var (
 	//go:embed page.css
 	pageStyle string
-
-	//go:embed page.html
-	pageSource string
-
-	pageTemplate = template.Must(template.New("page").Parse(pageSource))
 
 	contentPolicy = func() string {
 		sum := sha256.Sum256([]byte(pageStyle))
@@ -40,9 +35,8 @@ const (
 	pageRunes   = 48 // runes of a name or value on the page
 )
 
-// pageView is what the template shows, in words.
+// pageView is what the page shows, in words.
 type pageView struct {
-	Style      template.CSS
 	Device     string
 	Group      string
 	Version    string
@@ -89,9 +83,7 @@ func (s *Server) getPage(w http.ResponseWriter, _ *http.Request) {
 	b := buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(b)
 	b.Reset()
-	if err := pageTemplate.Execute(b, viewOf(f, s.evaluate(f), readings, time.Now())); err != nil {
-		panic(fmt.Errorf("render the page: %w", err)) // our own template: cannot fail
-	}
+	writePage(markup.NewWriter(b), viewOf(f, s.evaluate(f), readings, time.Now()))
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	_, _ = w.Write(b.Bytes())
 }
@@ -99,7 +91,7 @@ func (s *Server) getPage(w http.ResponseWriter, _ *http.Request) {
 // viewOf puts the document into words.
 func viewOf(f Facts, h wire.Health, readings []LiveReading, now time.Time) pageView {
 	v := pageView{
-		Style: template.CSS(pageStyle), Device: h.DeviceID, Group: h.Group, Version: h.Version,
+		Device: h.DeviceID, Group: h.Group, Version: h.Version,
 		Status: h.Status, Verdict: verdict(h), Warnings: h.Warnings,
 		Checks: checkViews(h), Machine: machineViews(h.Metrics),
 		SensorsSum: fmt.Sprintf("%d of %d ok", h.Sensors.OK, h.Sensors.Configured),

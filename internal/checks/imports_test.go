@@ -72,6 +72,7 @@ func TestForbiddenImports(t *testing.T) {
 		{[]string{"syncqueue"}, []string{"sensors"}, false, "only a cleared reading can be queued"},
 		{[]string{"wire", "internal"}, []string{"agent", "config", "sensors", "syncqueue", "privacy", "health", "fleet"}, true, "leaves import no branch"},
 		{[]string{"sensors", "privacy", "syncqueue", "health", "config"}, []string{"agent"}, true, "the agent builds the parts, not the reverse"},
+		{deviceTrees, []string{"google.golang.org/protobuf", "html/template"}, true, "with them the device's binary was a third larger"},
 	}
 	pkgs := load(t)
 	for _, tt := range tests {
