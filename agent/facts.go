@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,7 @@ func (a *Agent) facts() health.Facts {
 		ConfigRefusal: a.refusal.Load(),
 	}
 	g.sensorFacts(&f)
+	g.alertFacts(&f, now)
 	g.cloudFacts(&f)
 	g.privacyFacts(&f)
 	for _, p := range a.parts() {
@@ -72,6 +74,14 @@ func (g *generation) sensorFacts(f *health.Facts) {
 		case s.Reads > 0: // a subscription that nothing came through yet is fine
 			h.OK++
 		}
+	}
+}
+
+func (g *generation) alertFacts(f *health.Facts, now time.Time) {
+	raised, unkept := g.pipeline.alerts.list(now)
+	f.Alerts = raised
+	if unkept > 0 {
+		f.Warnings = append(f.Warnings, fmt.Sprintf("alert: %d more were raised than the %d that are remembered", unkept, maxAlerts))
 	}
 }
 

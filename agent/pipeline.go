@@ -31,6 +31,7 @@ type pipeline struct {
 	show    func(privacy.Cleared)                          // the status page's copy
 	most    int                                            // readings held while the queue cannot take them
 	log     zerolog.Logger
+	alerts  alertBoard
 
 	mu      sync.Mutex
 	held    []privacy.Cleared
@@ -52,6 +53,9 @@ func (p *pipeline) accept(readings []sensors.Reading) {
 	}
 	for _, c := range p.held[before:] {
 		p.show(c)
+		if alert, ok := c.Alert(); ok {
+			p.alerts.note(c, alert)
+		}
 	}
 	if over := len(p.held) - p.most; over > 0 {
 		p.dropped += uint64(over)

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/pyvorin/pyvorin-edge/config"
+	"github.com/pyvorin/pyvorin-edge/health"
 	"github.com/pyvorin/pyvorin-edge/privacy"
 	"github.com/pyvorin/pyvorin-edge/sensors"
 	"github.com/pyvorin/pyvorin-edge/wire"
@@ -203,4 +204,20 @@ func TestPipelineLetsNothingPastTheRules(t *testing.T) {
 			t.Errorf("queued %q and showed %d readings, want only the one that no rule drops", got, shown)
 		}
 	})
+}
+
+// BenchmarkPipelineAccept is what one poll of 100 channels costs behind the
+// poller, the status page's copy included.
+func BenchmarkPipelineAccept(b *testing.B) {
+	filter, err := privacy.New(config.Privacy{Enabled: true, Rules: []config.Rule{{SensorPattern: "*password*", Action: "drop"}}}, privacy.Options{Log: zerolog.Nop()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := newPipeline(filter, nil, health.NewLive().Add, 1000, zerolog.Nop())
+	rs := readings(0, 100)
+	b.ReportAllocs()
+	for b.Loop() {
+		p.held = p.held[:0]
+		p.accept(rs)
+	}
 }

@@ -87,8 +87,16 @@ type Sensor struct {
 	Deadband           float64 `toml:"deadband" min:"0" doc:"Readings that differ from the last sent one by no more than this are not sent."`
 	MaxSilenceSeconds  float64 `toml:"max_silence_seconds" min:"0" doc:"With deadband or stale_after_seconds, send one at least this often; 0 means 300."`
 	StaleAfterSeconds  float64 `toml:"stale_after_seconds" min:"0" doc:"With no good value for this long, a reading of quality stale repeats the last one; 0 is off."`
+	FrozenAfterSeconds float64 `toml:"frozen_after_seconds" min:"0" doc:"A number that was read without the least change for this long is bad; 0 is off."`
 	MaxReadingsPerPoll int     `toml:"max_readings_per_poll" min:"1" doc:"More samples than this from one read are dropped and counted."`
 	MaxTextBytes       int     `toml:"max_text_bytes" min:"1" max:"32768" doc:"Longer text values are cut, and the reading is uncertain."`
+
+	WarnBelow       *float64 `toml:"warn_below" doc:"Below this, after scale and offset, the alert level is warning; see docs/sensors.md."`
+	WarnAbove       *float64 `toml:"warn_above" doc:"Above this the alert level is warning."`
+	CritBelow       *float64 `toml:"crit_below" doc:"Below this the alert level is critical."`
+	CritAbove       *float64 `toml:"crit_above" doc:"Above this the alert level is critical."`
+	Hysteresis      float64  `toml:"hysteresis" min:"0" doc:"How far inside a limit the value must be again before its alert ends, in the unit of the value."`
+	AlertForSeconds float64  `toml:"alert_for_seconds" min:"0" doc:"How long a limit must be exceeded before its alert is raised; 0 raises it at once."`
 
 	// Options are the keys of the ingest type: the struct that its
 	// SensorTypes entry returned, filled in.

@@ -29,6 +29,23 @@ func (c Cleared) Priority() config.Priority { return c.reading.Priority }
 // Time returns when the reading was taken, with its monotonic part if it has one.
 func (c Cleared) Time() time.Time { return c.reading.Time }
 
+// Alert returns the alert level that c tells, which nearly no reading does. A
+// rule that removes or changes the metadata field alert withholds it, and one
+// that covers alert_limit withholds the limit.
+func (c Cleared) Alert() (a sensors.Alert, ok bool) {
+	if c.reading.Alert == nil {
+		return a, false
+	}
+	a = *c.reading.Alert
+	if c.reading.Meta[wire.MetaAlert] != wire.TextValue(string(a.Level)) {
+		return sensors.Alert{}, false
+	}
+	if c.reading.Meta[wire.MetaAlertLimit] != wire.TextValue(a.Limit) {
+		a.Limit, a.At = "", 0
+	}
+	return a, true
+}
+
 // WithTime returns c taken at t instead, and flagged so: how a timestamp is
 // corrected when the device's clock was set after the reading was taken.
 func (c Cleared) WithTime(t time.Time) Cleared {

@@ -27,22 +27,25 @@ type moment struct {
 }
 
 // processor makes readings of what one sensor's reads returned, in this order:
-// reject_values, scale and offset, valid range, reduce, deadband. It does no
-// I/O, asks no clock, and is not safe for concurrent use.
+// reject_values, scale and offset, valid range, frozen values, alerts, reduce,
+// deadband. It does no I/O, asks no clock, and is not safe for concurrent use.
 type processor struct {
 	cfg        config.Sensor
 	window     time.Duration // 0 unless readings are reduced
 	maxSilence time.Duration
 	staleAfter time.Duration // 0 is off
+	frozen     time.Duration // how long a number may stay the same; 0 is for ever
 	repeat     time.Duration // of a reading without a value
+	alerts     *alerts       // nil without limits
 
 	channels []*channel // in the order of their first sample
 	byName   map[string]*channel
 	reads    uint64 // tells the channels that had a sample in this read
 	dropped  uint64 // samples that a bound refused
 
-	failure   string // why the last read failed, "" when it did not
-	failureAt time.Duration
+	failure   string        // why the last read failed, "" when it did not
+	failureAt time.Duration // when it was last told
+	failedAt  time.Duration // of the last failed read, told or not
 }
 
 // channel is what is remembered of one channel of the sensor.
@@ -51,6 +54,8 @@ type channel struct {
 	read   uint64 // the last read that had a sample of it
 	window window
 	sent   sent
+	same   constancy
+	alert  alertState
 
 	wasUsable bool          // some reading of it was
 	last      Reading       // the last usable one; kept only to call it stale
@@ -72,6 +77,7 @@ func newProcessor(cfg config.Sensor, interval time.Duration) (*processor, error)
 		cfg:        cfg,
 		maxSilence: seconds(cfg.MaxSilenceSeconds),
 		staleAfter: seconds(cfg.StaleAfterSeconds),
+		frozen:     seconds(cfg.FrozenAfterSeconds),
 		repeat:     max(interval, repeatAfter),
 		byName:     map[string]*channel{},
 	}
@@ -85,6 +91,10 @@ func newProcessor(cfg config.Sensor, interval time.Duration) (*processor, error)
 	}
 	if cfg.ValidMin != nil && cfg.ValidMax != nil && *cfg.ValidMin > *cfg.ValidMax {
 		return nil, config.Problemf("valid_min", "is above valid_max: no value would be valid")
+	}
+	var err error
+	if p.alerts, err = newAlerts(&p.cfg, interval); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
@@ -115,6 +125,9 @@ func (p *processor) finished(dst []Reading, samples []Sample, failed error, at m
 		}
 		c.read = p.reads
 		r := p.check(s, at)
+		if p.frozen > 0 {
+			c.same.observe(&r, s.Value, p.frozen, at.since, p.failedAt)
+		}
 		if isUsable(r.Quality) {
 			usable++
 		} else {
@@ -122,11 +135,11 @@ func (p *processor) finished(dst []Reading, samples []Sample, failed error, at m
 		}
 		dst = p.add(dst, c, r, at)
 	}
-	var lost Dropped
-	if errors.As(failed, &lost) {
-		p.dropped += uint64(lost)
-	}
 	if failed != nil {
+		var lost Dropped
+		if errors.As(failed, &lost) {
+			p.dropped += uint64(lost)
+		}
 		dst = p.fail(dst, failed.Error(), at)
 	} else {
 		p.failure = ""
@@ -152,6 +165,7 @@ func (p *processor) passed(dst []Reading, why string, at moment) []Reading {
 // reduced, in the windows of the channels that got no sample.
 func (p *processor) fail(dst []Reading, why string, at moment) []Reading {
 	why = reason(why)
+	p.failedAt = at.since
 	if p.window > 0 {
 		if len(p.channels) == 0 {
 			p.channel("")
@@ -204,13 +218,21 @@ func (p *processor) reading(channel string, at time.Time) Reading {
 	}
 }
 
-// add takes a checked reading into its window or sends it at once.
+// add takes a checked reading into its window or sends it at once. One that
+// tells an alert level is always sent at once, and counts in its window too.
 func (p *processor) add(dst []Reading, c *channel, r Reading, at moment) []Reading {
 	if isUsable(r.Quality) {
 		c.freshAt, c.stale = at.since, false
 	}
+	var alert *Alert
+	if p.alerts != nil {
+		alert = p.alerts.judge(&c.alert, &r, at, p.failedAt)
+	}
 	if p.window == 0 {
-		return p.send(dst, c, r, at)
+		return p.send(dst, c, r, alert, at)
+	}
+	if alert != nil {
+		dst = append(dst, alert.telling(r))
 	}
 	if isUsable(r.Quality) && r.Value.Kind() != wire.Number && needsNumbers(p.cfg.Reduce) {
 		worsen(&r, wire.Bad, "reduce needs numbers")
@@ -239,15 +261,16 @@ func (p *processor) closeWindows(dst []Reading, at moment) []Reading {
 		r := p.reading(c.name, at.wall.Add(end-at.since))
 		c.window.reduce(&r, p.cfg.Reduce)
 		c.window.restart(p.window, at.since)
-		dst = p.send(dst, c, r, at)
+		dst = p.send(dst, c, r, nil, at)
 	}
 	clear(p.channels[len(keep):])
 	p.channels = keep
 	return dst
 }
 
-// send appends r unless the deadband holds it back.
-func (p *processor) send(dst []Reading, c *channel, r Reading, at moment) []Reading {
+// send appends r, which tells alert unless that is nil, or leaves it out when
+// the deadband holds it back.
+func (p *processor) send(dst []Reading, c *channel, r Reading, alert *Alert, at moment) []Reading {
 	if isUsable(r.Quality) {
 		c.wasUsable = true
 		if p.staleAfter > 0 {
@@ -255,10 +278,13 @@ func (p *processor) send(dst []Reading, c *channel, r Reading, at moment) []Read
 			c.last.Meta = maps.Clone(r.Meta) // r's own goes to the receiver
 		}
 	}
-	if !p.passes(&c.sent, &r, at.since) {
+	if alert == nil && !p.passes(&c.sent, &r, at.since) {
 		return dst
 	}
 	c.sent = sent{value: r.Value, quality: r.Quality, reason: r.Reason, at: at.since}
+	if alert != nil {
+		r = alert.telling(r)
+	}
 	return append(dst, r)
 }
 

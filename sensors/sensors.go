@@ -38,6 +38,7 @@ type Reading struct {
 	Priority config.Priority
 	Tags     map[string]string     // shared and read-only: copy before changing
 	Meta     map[string]wire.Value // belongs to this reading
+	Alert    *Alert                // the alert level that this reading tells, as Meta does; nil for nearly all
 }
 
 // Sample is what one read of a Sensor yields for one of its channels.

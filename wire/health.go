@@ -22,6 +22,24 @@ const (
 	CheckCritical CheckState = "critical"
 )
 
+// AlertLevel says how far the value of a sensor is beyond the limits that its
+// config sets.
+type AlertLevel string
+
+// The alert levels.
+const (
+	AlertOK       AlertLevel = "ok"
+	AlertWarning  AlertLevel = "warning"
+	AlertCritical AlertLevel = "critical"
+)
+
+// The metadata fields of a reading that tells its sensor's alert level: the
+// level, and the config key of the limit that it comes from.
+const (
+	MetaAlert      = "alert"
+	MetaAlertLimit = "alert_limit"
+)
+
 // Health is the document behind GET /health, which is also the heartbeat.
 type Health struct {
 	Status        Status                `json:"status"`
@@ -74,6 +92,19 @@ type SensorsHealth struct {
 	LastReadingAt *time.Time `json:"last_reading_at"`
 	SkippedTotal  uint64     `json:"skipped_total"` // polls not started because the sensor was still busy
 	DroppedTotal  uint64     `json:"dropped_total"` // readings dropped by a bound before the queue
+
+	Alerts         []Alert `json:"alerts"` // the first by level, then by age; the counts are of all
+	AlertsWarning  int     `json:"alerts_warning"`
+	AlertsCritical int     `json:"alerts_critical"`
+}
+
+// Alert is a value that is beyond a limit. It says nothing of how the device
+// is, so it changes neither the status nor a check.
+type Alert struct {
+	Sensor string     `json:"sensor"` // as in readings: with the channel, where there are several
+	Level  AlertLevel `json:"level"`  // never AlertOK
+	Since  time.Time  `json:"since"`
+	Limit  string     `json:"limit"` // the config key, such as crit_above; "" when a privacy rule withheld it
 }
 
 // CloudHealth sums up the queue and its delivery.

@@ -36,6 +36,9 @@ var golden = []Reading{
 	{DeviceID: "FLEET-0123456789ab", Seq: 9007199254740991, Sensor: "gps.position", Type: "position", Value: TextValue("48.1,11.5 \"near\" <home>"),
 		Timestamp: at("2026-01-02T03:04:08Z"), Quality: Uncertain, Reason: "2 satellites", Clock: ClockUnset,
 		Tags: map[string]string{"site": "a", "room": "1"}, Meta: map[string]Value{"sats": NumberValue(2), "fix": TextValue("2d")}},
+	{DeviceID: "FLEET-0123456789ab", Seq: 5, Sensor: "boiler", Type: "temperature", Value: NumberValue(97.5), Unit: "C",
+		Timestamp: at("2026-01-02T03:04:09Z"), Quality: Good,
+		Meta: map[string]Value{MetaAlert: TextValue(string(AlertCritical)), MetaAlertLimit: TextValue("crit_above")}},
 }
 
 func TestReadingGolden(t *testing.T) {
