@@ -61,6 +61,8 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&a.configPath, "config", "", "config file (default BASE-DIR/config.toml, then config.json)")
 	root.AddCommand(
 		newRun(a),
+		newSupervise(a),
+		newWatchdog(a),
 		newStatus(a),
 		newDoctor(a),
 		newConfig(a),

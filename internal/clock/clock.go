@@ -43,7 +43,7 @@ func (c systemClock) State() State {
 	now := time.Now()
 	return State{
 		BootID:       BootID(),
-		Offset:       time.Duration(now.UnixNano()) - sinceBoot(),
+		Offset:       time.Duration(now.UnixNano()) - SinceBoot(),
 		Set:          !now.Before(c.floor),
 		Synchronized: synchronized(),
 	}
@@ -58,8 +58,9 @@ var BootID = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(b))
 })
 
-// sinceBoot includes time the machine was suspended.
-func sinceBoot() time.Duration {
+// SinceBoot returns the time since this boot, time that the machine was
+// suspended included. No change of the wall clock moves it.
+func SinceBoot() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
 		return 0
