@@ -27,9 +27,9 @@ import (
 func newSensors(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sensors",
-		Short: "List the sensors of the config, and read them",
+		Short: "List the sensors of the config, read them, and find what else there is",
 	}
-	cmd.AddCommand(newSensorsList(a), newSensorsRead(a))
+	cmd.AddCommand(newSensorsList(a), newSensorsRead(a), newSensorsDiscover(a))
 	return cmd
 }
 

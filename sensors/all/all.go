@@ -5,8 +5,10 @@ package all
 import (
 	"github.com/pyvorin/pyvorin-edge/sensors"
 	"github.com/pyvorin/pyvorin-edge/sensors/exec"
+	"github.com/pyvorin/pyvorin-edge/sensors/gpio"
 	"github.com/pyvorin/pyvorin-edge/sensors/httpjson"
 	"github.com/pyvorin/pyvorin-edge/sensors/mqtt"
+	"github.com/pyvorin/pyvorin-edge/sensors/serial"
 	"github.com/pyvorin/pyvorin-edge/sensors/simulator"
 	"github.com/pyvorin/pyvorin-edge/sensors/sysfs"
 	"github.com/pyvorin/pyvorin-edge/sensors/system"
@@ -18,6 +20,8 @@ func Types() []sensors.Type {
 		simulator.Type,
 		system.Type,
 		sysfs.Type,
+		gpio.Type,
+		serial.Type,
 		httpjson.Type,
 		mqtt.Type,
 		exec.Type,

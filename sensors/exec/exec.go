@@ -9,6 +9,11 @@
 // ends. A pipe that some process outside the group still holds is left after a
 // second. Under systemd it also lives in the agent's sandbox and with the
 // agent's user.
+//
+// A read runs the program once. A program that never ends is kept running
+// instead: each line that it prints is parsed when it comes, and a read takes
+// the newest value of each channel. It is killed when it falls silent, or when
+// a line has no end, and the Poller starts it again.
 package exec
 
 import (
@@ -26,23 +31,25 @@ import (
 
 // Options are the config keys of an exec sensor.
 type Options struct {
-	Command       []string          `toml:"command" required:"true" doc:"Program and arguments, no shell. The program is an absolute path, or a name to look up in PATH."`
-	WorkingDir    string            `toml:"working_dir" doc:"Absolute folder to run it in; empty means /."`
-	Env           map[string]string `toml:"env" secret:"true" doc:"Its environment, besides PATH, LANG, TZ and HOME of the agent."`
-	Format        string            `toml:"format" enum:"number,line,json,nagios" doc:"What it prints: number takes the first number, line the first line as text, json a document, nagios a plugin's state and performance data."`
-	Regex         string            `toml:"regex" doc:"number, line: takes the first group, or the whole match, instead; named groups become channels."`
-	JSONPath      string            `toml:"json_path" doc:"json: where the value is, in gjson syntax."`
-	Fields        map[string]string `toml:"fields" doc:"json: several values instead: channel name to path."`
-	TimestampPath string            `toml:"timestamp_path" doc:"json: where the time of measurement is: RFC 3339, or a number since 1970. Empty means now."`
-	Meta          map[string]string `toml:"meta" doc:"json: metadata: name to path. Texts are cut to 256 bytes."`
-	StderrReason  bool              `toml:"stderr_reason" doc:"Adds the first line of its standard error to the reason of a failure. That line leaves the device unfiltered: it must hold no secret and no measured value."`
+	Command        []string          `toml:"command" required:"true" doc:"Program and arguments, no shell. The program is an absolute path, or a name to look up in PATH."`
+	WorkingDir     string            `toml:"working_dir" doc:"Absolute folder to run it in; empty means /."`
+	Env            map[string]string `toml:"env" secret:"true" doc:"Its environment, besides PATH, LANG, TZ and HOME of the agent."`
+	Format         string            `toml:"format" enum:"number,line,json,nagios" doc:"What it prints: number takes the first number, line the first line as text, json a document, nagios a plugin's state and performance data."`
+	Regex          string            `toml:"regex" doc:"number, line: takes the first group, or the whole match, instead; named groups become channels."`
+	JSONPath       string            `toml:"json_path" doc:"json: where the value is, in gjson syntax."`
+	Fields         map[string]string `toml:"fields" doc:"json: several values instead: channel name to path."`
+	TimestampPath  string            `toml:"timestamp_path" doc:"json: where the time of measurement is: RFC 3339, or a number since 1970. Empty means now."`
+	Meta           map[string]string `toml:"meta" doc:"json: metadata: name to path. Texts are cut to 256 bytes."`
+	Stream         bool              `toml:"stream" doc:"number, line, json: true keeps the program running and takes each line it prints; a poll gives the newest value of each channel."`
+	SilenceSeconds float64           `toml:"silence_seconds" min:"0" max:"31536000" doc:"stream: a program that prints no line for so long is killed and started again; 0 is never."`
+	StderrReason   bool              `toml:"stderr_reason" doc:"Adds the first line of its standard error to the reason of a failure. That line leaves the device unfiltered: it must hold no secret and no measured value."`
 }
 
 // Type is the ingest type "exec".
 var Type = sensors.Type{
 	Name:    "exec",
 	Doc:     "A program that prints a number, a line, JSON, or what a Nagios plugin prints.",
-	Options: func() any { return &Options{WorkingDir: "/", Format: "number"} },
+	Options: func() any { return &Options{WorkingDir: "/", Format: "number", SilenceSeconds: 60} },
 	New:     New,
 }
 
@@ -81,11 +88,14 @@ func New(d config.Sensor, _ sensors.Env) (sensors.Sensor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sensor{
-		program: program{argv: o.Command, dir: dir, env: o.Env, stderr: o.StderrReason},
-		parse:   parse,
-		codes:   o.Format == "nagios",
-	}, nil
+	p := program{argv: o.Command, dir: dir, env: o.Env, stderr: o.StderrReason}
+	if o.Stream {
+		if o.Format == "nagios" {
+			return nil, config.Problemf("stream", `does not go with format = "nagios": a plugin tells the state by ending`)
+		}
+		return newStream(p, parse, config.Seconds(o.SilenceSeconds)), nil
+	}
+	return &sensor{program: p, parse: parse, codes: o.Format == "nagios"}, nil
 }
 
 func newParser(o Options) (parser, error) {
@@ -128,20 +138,20 @@ func (s *sensor) Read(ctx context.Context) ([]sensors.Sample, error) {
 		return nil, fmt.Errorf("run %s: %w", s.program.argv[0], err)
 	}
 	if result.status != 0 && !s.codes {
-		return nil, s.withReason(fmt.Errorf("%s ended with exit status %d", s.program.argv[0], result.status), result)
+		return nil, withReason(fmt.Errorf("%s ended with exit status %d", s.program.argv[0], result.status), result.said)
 	}
 	samples, err := s.parse(result.stdout, result.status)
 	if err != nil {
-		return nil, s.withReason(fmt.Errorf("output of %s: %w", s.program.argv[0], err), result)
+		return nil, withReason(fmt.Errorf("output of %s: %w", s.program.argv[0], err), result.said)
 	}
 	return samples, nil
 }
 
-// withReason adds what the program said itself, when the operator vouched for
-// its words.
-func (s *sensor) withReason(err error, r result) error {
-	if !s.program.stderr || r.said == "" {
+// withReason adds what the program said itself, which is empty unless the
+// operator vouched for its words.
+func withReason(err error, said string) error {
+	if said == "" {
 		return err
 	}
-	return fmt.Errorf("%w: %s", err, r.said)
+	return fmt.Errorf("%w: %s", err, said)
 }

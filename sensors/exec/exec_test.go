@@ -375,6 +375,7 @@ func TestNewRefuses(t *testing.T) {
 		"path with number": func(o *Options) { o.JSONPath = "a" },
 		"json and no path": func(o *Options) { o.Format = "json" },
 		"format":           func(o *Options) { o.Format = "xml" },
+		"stream of nagios": func(o *Options) { o.Format, o.Stream = "nagios", true },
 	}
 	for name, change := range bad {
 		o := Type.Options().(*Options)

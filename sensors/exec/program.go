@@ -52,23 +52,13 @@ func (p program) run(ctx context.Context) (result, error) {
 	defer cancel(nil)
 
 	stdout := &limited{limit: maxStdoutBytes, full: func() { cancel(errTooMuch) }}
-	stderr := &limited{limit: maxStderrBytes, full: func() {}}
-	cmd := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...)
-	cmd.Dir = p.dir
-	cmd.Env = procgroup.Environ(p.env)
+	cmd, stderr := p.command(ctx)
 	cmd.Stdout = stdout
-	if p.stderr {
-		cmd.Stderr = stderr
-	}
-	procgroup.Contain(cmd)
-	cmd.WaitDelay = pipeGrace
-
 	if err := cmd.Start(); err != nil {
 		return result{}, p.startError(err)
 	}
 	err := cmd.Wait()
 	procgroup.End(cmd)
-	var exit *exec.ExitError
 	switch {
 	case errors.Is(context.Cause(ctx), errTooMuch):
 		return result{}, errTooMuch
@@ -76,12 +66,8 @@ func (p program) run(ctx context.Context) (result, error) {
 		return result{}, errors.New("not done in time, and killed; see timeout_seconds")
 	case err != nil && ctx.Err() != nil:
 		return result{}, errors.New("stopped")
-	case errors.Is(err, exec.ErrWaitDelay):
-		// It ended well, but left a child that held the pipe.
-	case errors.As(err, &exit) && exit.Exited():
-	case errors.As(err, &exit):
-		return result{}, fmt.Errorf("ended by signal %v", exit.Sys().(syscall.WaitStatus).Signal())
-	case err != nil:
+	}
+	if err := exited(err); err != nil {
 		return result{}, err
 	}
 	return result{
@@ -89,6 +75,38 @@ func (p program) run(ctx context.Context) (result, error) {
 		said:   firstLine(stderr.buf.String()),
 		status: cmd.ProcessState.ExitCode(),
 	}, nil
+}
+
+// command returns the program, to be killed when ctx ends, and where what it
+// says on standard error is kept.
+func (p program) command(ctx context.Context) (*exec.Cmd, *limited) {
+	cmd := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...)
+	cmd.Dir = p.dir
+	cmd.Env = procgroup.Environ(p.env)
+	stderr := &limited{limit: maxStderrBytes, full: func() {}}
+	if p.stderr {
+		cmd.Stderr = stderr
+	}
+	procgroup.Contain(cmd)
+	cmd.WaitDelay = pipeGrace
+	return cmd, stderr
+}
+
+// exited makes of the error of Wait the reason why the program did not end by
+// itself; nil when it did, with whatever exit status.
+func exited(err error) error {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, exec.ErrWaitDelay):
+		return nil // it ended well, but left a child that held the pipe
+	case !errors.As(err, &exit):
+		return err
+	case exit.Exited():
+		return nil
+	}
+	return fmt.Errorf("ended by signal %v", exit.Sys().(syscall.WaitStatus).Signal())
 }
 
 // startError says what to do about a program that cannot be started.

@@ -1,9 +1,16 @@
 package sysfs
 
 import (
+	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
 // chip is one device of a bus.
@@ -11,6 +18,10 @@ type chip struct {
 	dir    string   // folder of its attributes
 	ids    []string // what it may be called: name, labels
 	device string   // real path of the hardware behind it; "" when there is none
+
+	// again is after what pause a read that failed is worth a second try; 0 is
+	// never. All inputs of such a chip come in one transmission.
+	again time.Duration
 }
 
 // newChip returns the chip whose attributes are in dir. The class folders hold
@@ -47,6 +58,32 @@ func (c chip) String() string {
 		return name + " at " + base
 	}
 	return name
+}
+
+// transmission is the longest that a chip with again takes to send, or not to.
+const transmission = 1200 * time.Millisecond
+
+// read reads in, and once more after a miss where c is worth it and ctx leaves
+// the time.
+func (c chip) read(ctx context.Context, in input) (wire.Value, error) {
+	v, err := in.read()
+	if c.again == 0 || !isMiss(err) {
+		return v, err
+	}
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < c.again+transmission {
+		return v, err
+	}
+	select {
+	case <-ctx.Done():
+		return v, err
+	case <-time.After(c.again):
+		return in.read()
+	}
+}
+
+// isMiss reports whether a driver heard nothing, or nothing it understood.
+func isMiss(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.ETIMEDOUT)
 }
 
 // attr reads the attribute name of c as text, without the white space and the

@@ -1,6 +1,7 @@
 package sysfs
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -28,15 +29,21 @@ var hwmonAttr = regexp.MustCompile(`^((temp|in|curr|power|energy|humidity|fan)([
 // under-voltage of a Raspberry Pi's supply (in0_lcrit_alarm).
 var hwmonAlarm = regexp.MustCompile(`^(?:temp|in|curr|power|energy|humidity|fan)[0-9]+_(?:[a-z]+_)?alarm$`)
 
+// ina3221Shunt matches the inputs of an INA3221 that are the voltages of its
+// shunts, and their sum.
+var ina3221Shunt = regexp.MustCompile(`^in[4-7]$`)
+
 func hwmonInputs(c chip) ([]input, error) {
 	files, err := listDir(c.dir)
 	if err != nil {
 		return nil, err
 	}
+	chipName := c.attr("name")
 	var out []input
 	for _, file := range files {
+		path := filepath.Join(c.dir, file)
 		if hwmonAlarm.MatchString(file) {
-			out = append(out, input{name: file, quantity: alarm, read: alarmReader(filepath.Join(c.dir, file))})
+			out = append(out, input{name: file, quantity: alarm, path: path, read: alarmReader(path)})
 			continue
 		}
 		m := hwmonAttr.FindStringSubmatch(file)
@@ -47,13 +54,18 @@ func hwmonInputs(c chip) ([]input, error) {
 		if m[4] == "average" && slices.Contains(files, name+"_input") {
 			continue // the momentary value is the one to have
 		}
-		label := c.attr(name + "_label")
-		if label == "" && m[2] == "curr" {
-			label = c.attr("in" + m[3] + "_label") // INA3221 labels the rail once
+		label, enable := c.attr(name+"_label"), c.attr(name+"_enable")
+		if m[2] == "curr" {
+			// An INA3221 labels and switches a rail once, at its voltage.
+			label = cmp.Or(label, c.attr("in"+m[3]+"_label"))
+			enable = cmp.Or(enable, c.attr("in"+m[3]+"_enable"))
+		}
+		if chipName == "ina3221" && ina3221Shunt.MatchString(name) {
+			q = shunt
 		}
 		out = append(out, input{
-			name: name, quantity: q, label: label,
-			read: faultReader(filepath.Join(c.dir, name+"_fault"), numberReader(filepath.Join(c.dir, file), q)),
+			name: name, quantity: q, label: label, path: path, off: enable == "0",
+			read: faultReader(filepath.Join(c.dir, name+"_fault"), numberReader(path, q)),
 		})
 	}
 	return out, nil

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
@@ -19,11 +20,20 @@ func iioChip(entry string) (chip, bool) {
 	if real, err := filepath.EvalSymlinks(entry); err == nil {
 		device = filepath.Dir(real)
 	}
-	return newChip(entry, device,
-		attr(filepath.Join(entry, "name")),
+	name := attr(filepath.Join(entry, "name"))
+	c := newChip(entry, device, name,
 		attr(filepath.Join(entry, "label")),
-		attr(filepath.Join(entry, "of_node/label"))), true
+		attr(filepath.Join(entry, "of_node/label")))
+	if strings.HasPrefix(name, "dht11") { // the driver of DHT22 and others too
+		c.again = dhtPause
+	}
+	return c, true
 }
+
+// dhtPause is how long a DHT22 needs between two transmissions. It misses one
+// now and then, because the processor that times its pulses had other things to
+// do, and the driver does not ask again by itself.
+const dhtPause = 2 * time.Second
 
 // iioAttr matches a channel's value: in_temp_input, in_voltage0_raw,
 // in_voltage0-voltage1_raw, in_concentration_co2_raw.
@@ -45,12 +55,13 @@ func iioInputs(c chip) ([]input, error) {
 		if !ok || slices.ContainsFunc(out, func(in input) bool { return in.name == name }) {
 			continue
 		}
-		in := input{name: name, quantity: q, label: c.attr(name + "_label")}
+		path := filepath.Join(c.dir, file)
+		in := input{name: name, quantity: q, label: c.attr(name + "_label"), path: path}
 		if in.label == "" && index != "" {
 			in.label = c.attr("rail_name_" + index) // INA3221 of older Jetson kernels
 		}
 		if form == "input" {
-			in.read = numberReader(filepath.Join(c.dir, file), q)
+			in.read = numberReader(path, q)
 		} else if in.read, ok = rawReader(c, name, letters, q); !ok {
 			in.quantity.unit = "" // counts of the converter
 		}

@@ -23,6 +23,9 @@ func (q quantity) convert(f float64) float64 {
 // celsius is a temperature in the kernel's usual thousandths of a degree.
 var celsius = quantity{"temperature", "C", -3}
 
+// shunt is a voltage that an INA3221 gives in millionths of a volt.
+var shunt = quantity{"voltage", "V", -6}
+
 // alarm is a hwmon attribute that is 0 or 1.
 var alarm = quantity{"alarm", "", 0}
 

@@ -38,6 +38,15 @@ func readFile(path string) ([]byte, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, &fs.PathError{Op: "read", Path: path, Err: errors.New("not a plain file")}
 	}
+	data, err := readAll(fd)
+	if err != nil {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	return data, nil
+}
+
+// readAll reads fd to its end, or up to maxFileBytes.
+func readAll(fd int) ([]byte, error) {
 	buf := make([]byte, 0, 512)
 	for len(buf) < maxFileBytes {
 		buf = slices.Grow(buf, 1)
@@ -46,7 +55,7 @@ func readFile(path string) ([]byte, error) {
 			continue
 		}
 		if err != nil {
-			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+			return nil, err
 		}
 		if n <= 0 {
 			break

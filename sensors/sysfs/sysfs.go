@@ -9,7 +9,8 @@
 // is plugged in later is found, and one that is gone is reported absent.
 //
 // A channel that fails costs only itself: the others of its chip are read.
-// Nothing is written, and every read is bounded in size.
+// Nothing is written, and every read is bounded in size. Discovery lists the
+// chips that there are from names and labels alone, and opens no measurement.
 package sysfs
 
 import (
@@ -42,6 +43,8 @@ var Type = sensors.Type{
 	Options: func() any { return &Options{} },
 	New:     New,
 	Bus:     busOf,
+
+	Discover: discover,
 }
 
 // busOf puts all 1-Wire sensors on one bus: the kernel converts one at a time,
@@ -110,6 +113,8 @@ type input struct {
 	name     string // of the channel
 	quantity quantity
 	label    string // what the board calls it; "" when it does not say
+	path     string // of the file that has to be read for it
+	off      bool   // switched off in the chip, so it has no value
 	read     func() (wire.Value, error)
 }
 
@@ -135,33 +140,42 @@ func (s *chipSensor) Read(ctx context.Context) ([]sensors.Sample, error) {
 		if i < 0 {
 			return nil, fmt.Errorf("absent: %s has no channel %q; it has %s", c, s.channel, names(inputs))
 		}
-		return s.readOne(c, inputs[i])
+		return s.readOne(ctx, c, inputs[i])
 	}
+	inputs = slices.DeleteFunc(inputs, func(in input) bool { return in.off })
 	switch {
 	case len(inputs) == 0:
 		return nil, fmt.Errorf("absent: %s measures nothing", c)
 	case s.bus.single:
-		return s.readOne(c, inputs[0])
+		return s.readOne(ctx, c, inputs[0])
 	}
 	out := make([]sensors.Sample, 0, len(inputs))
+	var missed error // of a chip whose inputs come in one transmission
 	for _, in := range inputs {
 		if err := ctx.Err(); err != nil {
 			return out, fmt.Errorf("read %s: stopped before %s: %w", c, in.name, err)
 		}
 		sample := s.sample(c, in)
 		sample.Channel = in.name
-		if v, err := in.read(); err != nil {
+		v, err := wire.Value{}, missed
+		if err == nil {
+			v, err = c.read(ctx, in)
+		}
+		if err != nil {
 			sample.Quality, sample.Reason = wire.Bad, err.Error()
 		} else {
 			sample.Value = v
+		}
+		if c.again > 0 && isMiss(err) {
+			missed = err
 		}
 		out = append(out, sample)
 	}
 	return out, nil
 }
 
-func (s *chipSensor) readOne(c chip, in input) ([]sensors.Sample, error) {
-	v, err := in.read()
+func (s *chipSensor) readOne(ctx context.Context, c chip, in input) ([]sensors.Sample, error) {
+	v, err := c.read(ctx, in)
 	if err == nil {
 		sample := s.sample(c, in)
 		sample.Value = v
@@ -191,24 +205,29 @@ func (s *chipSensor) sample(c chip, in input) sensors.Sample {
 	return out
 }
 
+// chips returns the devices of b below root.
+func (b bus) chips(root string) ([]chip, error) {
+	dir := filepath.Join(root, b.class)
+	entries, err := listDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []chip
+	for _, entry := range entries {
+		if c, ok := b.find(filepath.Join(dir, entry)); ok {
+			all = append(all, c)
+		}
+	}
+	return all, nil
+}
+
 // find returns the one chip that the config means.
 func (s *chipSensor) find() (chip, error) {
-	dir := filepath.Join(s.root, s.bus.class)
-	entries, err := listDir(dir)
+	all, err := s.bus.chips(s.root)
 	if err != nil {
 		return chip{}, fmt.Errorf("absent: this kernel has no %s devices (%w); %s", s.bus.name, err, s.bus.hint)
 	}
-	var all, found []chip
-	for _, entry := range entries {
-		c, ok := s.bus.find(filepath.Join(dir, entry))
-		if !ok {
-			continue
-		}
-		all = append(all, c)
-		if s.chip == "" || c.is(s.chip) {
-			found = append(found, c)
-		}
-	}
+	found := slices.DeleteFunc(slices.Clone(all), func(c chip) bool { return s.chip != "" && !c.is(s.chip) })
 	switch {
 	case len(found) == 1:
 		return found[0], nil

@@ -37,5 +37,6 @@ func Temperatures(root string) []float64 {
 }
 
 func thermalInputs(c chip) ([]input, error) {
-	return []input{{name: "temp", quantity: celsius, read: numberReader(filepath.Join(c.dir, "temp"), celsius)}}, nil
+	path := filepath.Join(c.dir, "temp")
+	return []input{{name: "temp", quantity: celsius, path: path, read: numberReader(path, celsius)}}, nil
 }
