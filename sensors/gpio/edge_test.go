@@ -211,7 +211,7 @@ func TestLostEdgesAreCounted(t *testing.T) {
 // Edges, reads and the end of Run at the same time, for the race detector: the
 // line is given back when Run returns, and each edge is read once or counted.
 func TestTheEndOfRunAmidEdges(t *testing.T) {
-	for range 20 {
+	for range 10 {
 		k := board()
 		s := makeSensor(t, k, Options{Line: "GPIO17", Mode: "edge", BufferReadings: 50}).(*edgeSensor)
 		ctx, cancel := context.WithCancel(context.Background())
