@@ -7,6 +7,7 @@ import (
 	"github.com/pyvorin/pyvorin-edge/sensors/exec"
 	"github.com/pyvorin/pyvorin-edge/sensors/gpio"
 	"github.com/pyvorin/pyvorin-edge/sensors/httpjson"
+	"github.com/pyvorin/pyvorin-edge/sensors/modbus"
 	"github.com/pyvorin/pyvorin-edge/sensors/mqtt"
 	"github.com/pyvorin/pyvorin-edge/sensors/serial"
 	"github.com/pyvorin/pyvorin-edge/sensors/simulator"
@@ -21,6 +22,7 @@ func Types() []sensors.Type {
 		system.Type,
 		sysfs.Type,
 		gpio.Type,
+		modbus.Type,
 		serial.Type,
 		httpjson.Type,
 		mqtt.Type,
