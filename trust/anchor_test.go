@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -168,6 +169,13 @@ func TestInstallAnchor(t *testing.T) {
 	}
 	if _, err := LoadAnchor(path); !errors.Is(err, ErrMalformed) {
 		t.Errorf("a large file: %v", err)
+	}
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadAnchor(fifo); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a FIFO: %v", err)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 )
 
 // testKey returns the same key for the same name, always.
@@ -226,6 +228,30 @@ func TestNothingTrustsNothing(t *testing.T) {
 	}
 	if _, err := Sign(CommandType, nil); !errors.Is(err, ErrMalformed) {
 		t.Errorf("no key signed: %v", err)
+	}
+}
+
+// What is signed is DSSE, so that any implementation can sign and verify.
+func TestEnvelopesAreDSSE(t *testing.T) {
+	for _, tt := range []struct{ typ, payload string }{
+		{"", ""}, {"http://example.com/HelloWorld", "hello world"}, {"http://example.com/HelloWorld", "ಠ"},
+		{string(ManifestType), "\x00\xff 5 "}, {string(CommandType), strings.Repeat("x", 100_000)},
+	} {
+		if got, want := pae(PayloadType(tt.typ), []byte(tt.payload)), dsse.PAE(tt.typ, []byte(tt.payload)); !bytes.Equal(got, want) {
+			t.Errorf("%q: %.100q, want %.100q", tt.typ, got, want)
+		}
+	}
+	var e dsse.Envelope
+	if err := json.Unmarshal(sign(t, CommandType, `{"a":1}`, "command"), &e); err != nil {
+		t.Fatal(err)
+	}
+	payload, err := e.DecodeB64Payload()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, err := base64.StdEncoding.DecodeString(e.Signatures[0].Sig)
+	if err != nil || !ed25519.Verify(public("command"), dsse.PAE(e.PayloadType, payload), sig) {
+		t.Errorf("%+v, %v", e, err)
 	}
 }
 

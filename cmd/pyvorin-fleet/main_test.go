@@ -17,18 +17,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/testscript"
+
 	"github.com/pyvorin/pyvorin-edge/internal/cli"
 )
 
 // asProgram makes the test binary the program.
 const asProgram = "PYVORIN_FLEET_TEST_PROGRAM"
 
+// TestMain also lets the scripts in testdata/script run this program as a
+// command.
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	testscript.Main(m, map[string]func(){"pyvorin-fleet": main})
 }
 
 func TestUsageErrors(t *testing.T) {

@@ -27,6 +27,10 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(
 		newServe(),
+		newKeygen(),
+		newAnchor(),
+		newBundle(),
+		newSign(),
 		cli.NewVersion("pyvorin-fleet"),
 	)
 	addBuildVerbs(root)

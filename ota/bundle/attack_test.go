@@ -33,7 +33,6 @@ func refused(t *testing.T, name string, data []byte, want error, text string) {
 		t.Fatal(err)
 	}
 	err := unpack(t, data, slot, bundle.UnpackOptions{})
-	t.Log(name, err)
 	if err == nil || want != nil && !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
 		t.Errorf("%s: %v; want %v with %q", name, err, want, text)
 	}
@@ -53,7 +52,7 @@ func refused(t *testing.T, name string, data []byte, want error, text string) {
 }
 
 func TestWrongBytes(t *testing.T) {
-	data := packTree(t, release231, nil)
+	data := goodBundle(t)
 	v := verified(t, data)
 	payload := int64(len(v.Head()))
 	end := payload + v.Manifest().Payload.Size
@@ -91,7 +90,7 @@ func unpackError(t *testing.T, data []byte) error {
 
 func TestWrongSigners(t *testing.T) {
 	signedBy := func(names ...string) []byte {
-		return packTree(t, release231, func(o *pack.Options) { o.Keys = keys(names...) })
+		return seal(t, manifestOf(t, goodBundle(t)), payloadOf(t, goodBundle(t)), keys(names...)...)
 	}
 	refused(t, "command key", signedBy("command"), trust.ErrNotSigned, "release")
 	refused(t, "root key", signedBy("root"), trust.ErrNotSigned, "release")
@@ -109,13 +108,17 @@ func TestWrongSigners(t *testing.T) {
 }
 
 func TestWrongPlaceOrTime(t *testing.T) {
-	change := func(do func(o *pack.Options)) []byte { return packTree(t, release231, do) }
-	refused(t, "wrong arch", change(func(o *pack.Options) { o.Arch = "amd64" }), bundle.ErrWrongTarget, "amd64")
-	refused(t, "wrong os", change(func(o *pack.Options) { o.OS = "plan9" }), bundle.ErrWrongTarget, "plan9")
-	refused(t, "wrong hardware", change(func(o *pack.Options) { o.Hardware = []string{"nvidia,*"} }), bundle.ErrWrongTarget, "nvidia")
-	refused(t, "expired", change(func(o *pack.Options) { o.ExpiresAt = now }), trust.ErrExpired, "2026-06-01")
+	change := func(do func(m *bundle.Manifest)) []byte {
+		m := verified(t, goodBundle(t)).Manifest()
+		do(&m)
+		return seal(t, m, payloadOf(t, goodBundle(t)))
+	}
+	refused(t, "wrong arch", change(func(m *bundle.Manifest) { m.Arch = "amd64" }), bundle.ErrWrongTarget, "amd64")
+	refused(t, "wrong os", change(func(m *bundle.Manifest) { m.OS = "plan9" }), bundle.ErrWrongTarget, "plan9")
+	refused(t, "wrong hardware", change(func(m *bundle.Manifest) { m.Hardware = []string{"nvidia,*"} }), bundle.ErrWrongTarget, "nvidia")
+	refused(t, "expired", change(func(m *bundle.Manifest) { m.ExpiresAt = now }), trust.ErrExpired, "2026-06-01")
 
-	data := change(nil)
+	data := goodBundle(t)
 	m := manifestOf(t, data)
 	// A device that booted in 1970 takes it; one that knows the date does not.
 	if err := m.CheckExpiry(trust.Now(time.Unix(0, 0))); err != nil {
@@ -127,8 +130,8 @@ func TestWrongPlaceOrTime(t *testing.T) {
 }
 
 func TestMixAndMatch(t *testing.T) {
-	one := packTree(t, release231, nil)
-	other := map[string]string{"pyvorin-edge*": program("2.3.2", 300_000)}
+	one := goodBundle(t)
+	other := map[string]string{"pyvorin-edge*": program("2.3.2", 170_000)}
 	two := packTree(t, other, func(o *pack.Options) { o.Version, o.Counter = "2.3.2", 232 })
 
 	// The manifest of one, signed, and the payload of another.
@@ -170,7 +173,7 @@ func TestMixAndMatch(t *testing.T) {
 // From here on all is signed, so the packer is careless or hostile.
 
 func TestHostileManifests(t *testing.T) {
-	data := packTree(t, release231, nil)
+	data := goodBundle(t)
 	payload := payloadOf(t, data)
 	hash := strings.Repeat("0", 64)
 	many := func(n int) (files []bundle.File) {
@@ -212,18 +215,18 @@ func TestHostileManifests(t *testing.T) {
 		{"full with a base", func(m *bundle.Manifest) { m.Payload.BaseSHA256 = hash }, "base_sha256"},
 		{"no files", func(m *bundle.Manifest) { m.Files, m.InstalledSize = nil, 0 }, "0 files"},
 		{"too many files", func(m *bundle.Manifest) { m.Files, m.InstalledSize = many(bundle.MaxFiles+1), 0 }, "files, not 1 to"},
-		{"parent folder", path("../evil"), "path"},
-		{"parent folder inside", path("a/../../evil"), "path"},
-		{"absolute path", path("/etc/passwd"), "path"},
-		{"the slot itself", path("."), "path"},
-		{"empty path", path(""), "path"},
-		{"a folder's path", path("evil/"), "path"},
-		{"back slashes", path(`..\evil`), "path"},
-		{"a line end", path("a\nb"), "path"},
-		{"a NUL", path("a\x00b"), "path"},
-		{"long path", path(strings.Repeat("a/", bundle.MaxPathBytes)), "path"},
-		{"deep path", path(strings.Repeat("a/", bundle.MaxPathDepth) + "a"), "deep"},
-		{"the manifest's place", path("manifest.json"), "device's own"},
+		{"parent folder", firstPath("../evil"), "path"},
+		{"parent folder inside", firstPath("a/../../evil"), "path"},
+		{"absolute path", firstPath("/etc/passwd"), "path"},
+		{"the slot itself", firstPath("."), "path"},
+		{"empty path", firstPath(""), "path"},
+		{"a folder's path", firstPath("evil/"), "path"},
+		{"back slashes", firstPath(`..\evil`), "path"},
+		{"a line end", firstPath("a\nb"), "path"},
+		{"a NUL", firstPath("a\x00b"), "path"},
+		{"long path", firstPath(strings.Repeat("a/", bundle.MaxPathBytes)), "path"},
+		{"deep path", firstPath(strings.Repeat("a/", bundle.MaxPathDepth) + "a"), "deep"},
+		{"the manifest's place", firstPath("manifest.json"), "device's own"},
 		{"setuid", func(m *bundle.Manifest) { m.Files[0].Mode = "4755" }, "mode"},
 		{"writable by all", func(m *bundle.Manifest) { m.Files[0].Mode = "0666" }, "mode"},
 		{"one path twice", func(m *bundle.Manifest) { m.Files[1] = m.Files[0] }, "not sorted"},
@@ -276,8 +279,8 @@ func TestHostileManifests(t *testing.T) {
 	}
 }
 
-// path returns a change of the first file's path.
-func path(p string) func(m *bundle.Manifest) {
+// firstPath returns a change of the first file's path.
+func firstPath(p string) func(m *bundle.Manifest) {
 	return func(m *bundle.Manifest) { m.Files[0].Path = p }
 }
 
@@ -298,7 +301,7 @@ func TestHostileHeader(t *testing.T) {
 }
 
 func TestHostilePayloads(t *testing.T) {
-	data := packTree(t, release231, nil)
+	data := goodBundle(t)
 	listed := verified(t, data).Manifest()
 	good := payloadEntries(t, payloadOf(t, data))
 	// Entry 1 is the file named empty: room for headers without content.
@@ -397,16 +400,15 @@ func TestHostilePayloads(t *testing.T) {
 	}
 }
 
-// bomb is a few hundred bytes that decompress to 4 GiB: RLE blocks of 128 KiB
+// bomb is 128 KiB that decompress to 4 GiB: RLE blocks of 128 KiB
 // behind the header of a frame of unknown size.
 func bomb() []byte {
 	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x50} // window of 1 MiB
-	const rle, blockSize = 1, 128 << 10
+	const last, rle, size = 1, 1 << 1, 128 << 10
 	for range 32 << 10 {
-		b = binary.LittleEndian.AppendUint32(b, rle<<1|blockSize<<3)[:len(b)+3]
-		b = append(b, 0)
+		b = append(binary.LittleEndian.AppendUint32(b, rle|size<<3)[:len(b)+3], 0)
 	}
-	return append(binary.LittleEndian.AppendUint32(b, 1|rle<<1|1<<3)[:len(b)+3], 0)
+	return append(binary.LittleEndian.AppendUint32(b, last|rle|1<<3)[:len(b)+3], 0)
 }
 
 // globalHeader is a tar header that applies to all entries behind it.

@@ -19,7 +19,7 @@ import (
 )
 
 func TestUnpack(t *testing.T) {
-	data := packTree(t, release231, nil)
+	data := goodBundle(t)
 	slot, dir := newSlot(t)
 	var progress []int64
 	err := unpack(t, data, slot, bundle.UnpackOptions{Progress: func(n int64) { progress = append(progress, n) }})
@@ -47,7 +47,7 @@ func TestUnpack(t *testing.T) {
 }
 
 func TestVerified(t *testing.T) {
-	data := packTree(t, release231, nil)
+	data := goodBundle(t)
 	r, err := bundle.Open(bytes.NewReader(data), anchor(t), now)
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func TestVerified(t *testing.T) {
 
 // A fetcher gets the head and the parts, in any order, and has the file.
 func TestParts(t *testing.T) {
-	data := packTree(t, release231, nil)
+	data := goodBundle(t)
 	v := verified(t, data)
 	if v.Size() != int64(len(data)) || v.Parts() < 3 {
 		t.Fatalf("%d bytes in %d parts, the file has %d", v.Size(), v.Parts(), len(data))
@@ -94,6 +94,11 @@ func TestParts(t *testing.T) {
 		}
 		if err := v.CheckPart(i+1, part); !errors.Is(err, bundle.ErrDamaged) {
 			t.Errorf("part %d passes for the next: %v", i, err)
+		}
+	}
+	for _, i := range []int{-1, v.Parts()} {
+		if offset, length := v.Part(i); offset != 0 || length != 0 {
+			t.Errorf("part %d is at %d, %d bytes", i, offset, length)
 		}
 	}
 	if err := v.CheckPart(-1, nil); !errors.Is(err, bundle.ErrDamaged) {
@@ -122,7 +127,7 @@ func TestZeroValues(t *testing.T) {
 }
 
 func TestCancelled(t *testing.T) {
-	data := packTree(t, release231, nil)
+	data := goodBundle(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	slot, dir := newSlot(t)
 	r, err := bundle.Open(bytes.NewReader(data), anchor(t), now)
@@ -155,7 +160,7 @@ func TestTarListsIt(t *testing.T) {
 		t.Skip("no tar here")
 	}
 	cmd := exec.Command(program, "-tf", "-")
-	cmd.Stdin = bytes.NewReader(packTree(t, release231, nil))
+	cmd.Stdin = bytes.NewReader(goodBundle(t))
 	out, err := cmd.Output()
 	if err != nil || string(out) != "manifest.json\npayload\n" {
 		t.Errorf("tar lists %q, %v", out, err)
@@ -163,7 +168,7 @@ func TestTarListsIt(t *testing.T) {
 }
 
 func TestInspect(t *testing.T) {
-	data := packTree(t, release231, nil)
+	data := goodBundle(t)
 	u, err := bundle.Inspect(bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
@@ -198,7 +203,7 @@ func TestInspect(t *testing.T) {
 }
 
 func TestDeltaName(t *testing.T) {
-	digest := manifestOf(t, packTree(t, release231, nil)).Digest()
+	digest := manifestOf(t, goodBundle(t)).Digest()
 	if got, want := bundle.DeltaName("dist/edge-2.3.1.bundle", digest), "dist/edge-2.3.1.bundle.delta-"+digest[:16]; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}

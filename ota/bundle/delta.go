@@ -71,8 +71,10 @@ func applyPatch(w io.Writer, size int64, base *baseFile, patch io.Reader) error 
 			}
 			rec.Diff, pos = rec.Diff-n, pos+n
 		}
-		if _, err := io.CopyN(w, in, rec.Extra); err != nil {
+		if _, err := io.CopyN(w, in, rec.Extra); errors.Is(err, io.EOF) {
 			return patchError(err)
+		} else if err != nil {
+			return err
 		}
 		if rec.Seek < -pos || rec.Seek > base.size-pos {
 			return errPatch
@@ -101,16 +103,20 @@ func readRecord(in *bufio.Reader) (Record, error) {
 		return Record{}, err
 	}
 	// No file is larger, so that sums cannot overflow.
-	if diff > MaxInstalledBytes || extra > MaxInstalledBytes {
+	if diff > uint64(MaxInstalledBytes) || extra > uint64(MaxInstalledBytes) {
 		return Record{}, errPatch
 	}
 	return Record{Diff: int64(diff), Extra: int64(extra), Seek: seek}, nil
 }
 
-// patchError makes an early end what it is: the packer's fault.
+// patchError says that it is the packer's fault. That the payload cannot be read
+// is found elsewhere, in entry.
 func patchError(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("%w: a patch ends too early", ErrMalformed)
+	if errors.Is(err, ErrWrongBase) {
+		return err
 	}
-	return err
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%w: its patch: %w", ErrMalformed, err)
 }

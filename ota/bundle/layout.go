@@ -14,10 +14,11 @@ import (
 	"github.com/pyvorin/pyvorin-edge/trust"
 )
 
-// blockBytes is what tar pads to; two blocks of zeros end it.
+// HeaderBytes is how long the header of an entry is, and what content is padded
+// to; as much twice ends the file.
 const (
-	blockBytes = 512
-	endBytes   = 2 * blockBytes
+	HeaderBytes = 512
+	endBytes    = 2 * HeaderBytes
 )
 
 // The names of the two entries.
@@ -37,12 +38,12 @@ func entryHeader(name string, size int64) []byte {
 }
 
 // padded returns size with the padding that follows it in a tar.
-func padded(size int64) int64 { return (size + blockBytes - 1) / blockBytes * blockBytes }
+func padded(size int64) int64 { return (size + HeaderBytes - 1) / HeaderBytes * HeaderBytes }
 
 // ReadEnvelope reads the first entry of a bundle, with its padding, and nothing
 // behind it. Nothing is verified yet.
 func ReadEnvelope(r io.Reader) ([]byte, error) {
-	header := make([]byte, blockBytes)
+	header := make([]byte, HeaderBytes)
 	if _, err := io.ReadFull(r, header); err != nil {
 		return nil, readError("the first header", err)
 	}
@@ -117,7 +118,7 @@ func (v Verified) Size() int64 {
 }
 
 func (v Verified) payloadOffset() int64 {
-	return blockBytes + padded(int64(len(v.envelope))) + blockBytes
+	return HeaderBytes + padded(int64(len(v.envelope))) + HeaderBytes
 }
 
 // Parts returns how many parts the payload has.
@@ -128,8 +129,12 @@ func (v Verified) Parts() int {
 	return len(v.manifest.Payload.Parts)
 }
 
-// Part returns where in the bundle part i lies. The first one is 0.
+// Part returns where in the bundle part i lies. The first one is 0. What does
+// not exist has no length.
 func (v Verified) Part(i int) (offset, length int64) {
+	if i < 0 || i >= v.Parts() {
+		return 0, 0
+	}
 	p := v.manifest.Payload
 	begin := int64(i) * p.PartSize
 	return v.payloadOffset() + begin, min(p.PartSize, p.Size-begin)

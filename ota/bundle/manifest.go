@@ -27,12 +27,12 @@ const (
 	MaxFiles          = 2048
 	MaxPathBytes      = 240
 	MaxPathDepth      = 16
-	MaxPayloadBytes   = 2 << 30
-	MaxInstalledBytes = 4 << 30
+	MaxPayloadBytes   = int64(2 << 30)
+	MaxInstalledBytes = int64(4 << 30)
 	MinPartBytes      = 64 << 10
 	MaxPartBytes      = 4 << 20
 	DefaultPartBytes  = 1 << 20
-	MaxCounter        = 1<<53 - 1 // beyond it not every JSON parser is exact
+	MaxCounter        = uint64(1<<53 - 1) // beyond it not every JSON parser is exact
 	MaxTrialSeconds   = 24 * 60 * 60
 	maxListed         = 32 // hardware, required checks
 )
@@ -197,7 +197,7 @@ func (m Manifest) check() error {
 		return errors.New("version is not a semantic version such as 2.3.1")
 	}
 	if m.Counter < 1 || m.Counter > MaxCounter {
-		return fmt.Errorf("counter is not from 1 to %d", uint64(MaxCounter))
+		return fmt.Errorf("counter is not from 1 to %d", MaxCounter)
 	}
 	if !platformPattern.MatchString(m.OS) || !platformPattern.MatchString(m.Arch) {
 		return errors.New("os or arch is not a platform's name")
@@ -233,7 +233,7 @@ func (p Payload) check() error {
 	case p.Kind == Full && p.BaseSHA256 != "" || p.Kind == Delta && !hashPattern.MatchString(p.BaseSHA256):
 		return errors.New("payload.base_sha256 does not fit payload.kind")
 	case p.Size < 1 || p.Size > MaxPayloadBytes:
-		return fmt.Errorf("payload.size is not from 1 to %d", int64(MaxPayloadBytes))
+		return fmt.Errorf("payload.size is not from 1 to %d", MaxPayloadBytes)
 	case p.PartSize < MinPartBytes || p.PartSize > MaxPartBytes:
 		return fmt.Errorf("payload.part_size is not from %d to %d", MinPartBytes, MaxPartBytes)
 	case int64(len(p.Parts)) != (p.Size+p.PartSize-1)/p.PartSize:
@@ -255,7 +255,7 @@ func (m Manifest) checkFiles() error {
 	isFile := map[string]bool{}
 	for i, f := range m.Files {
 		if err := f.check(); err != nil {
-			return fmt.Errorf("file %d: %w", i+1, err)
+			return fmt.Errorf("file %d (%.64q): %w", i+1, f.Path, err)
 		}
 		if i > 0 && m.Files[i-1].Path >= f.Path {
 			return fmt.Errorf("file %d: files are not sorted by path, each once", i+1)
@@ -272,7 +272,7 @@ func (m Manifest) checkFiles() error {
 		}
 	}
 	if total > MaxInstalledBytes {
-		return fmt.Errorf("the files are larger than %d bytes together", int64(MaxInstalledBytes))
+		return fmt.Errorf("the files are larger than %d bytes together", MaxInstalledBytes)
 	}
 	if m.InstalledSize != total {
 		return fmt.Errorf("installed_size is %d, and the files have %d bytes together", m.InstalledSize, total)

@@ -115,7 +115,7 @@ type parts struct {
 
 // openPayload reads the header of the payload from r.
 func openPayload(ctx context.Context, r io.Reader, p Payload) (*parts, error) {
-	header := make([]byte, blockBytes)
+	header := make([]byte, HeaderBytes)
 	if _, err := io.ReadFull(r, header); err != nil {
 		return nil, readError("the second header", err)
 	}

@@ -11,7 +11,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,20 +94,22 @@ func writeTree(t testing.TB, files map[string]string) string {
 	return dir
 }
 
-// program is content with some redundancy, different for each seed.
+// program is content that is hard to compress, different for each seed.
 func program(seed string, size int) string {
 	var b strings.Builder
 	sum := sha256.Sum256([]byte(seed))
 	for b.Len() < size {
-		sum = sha256.Sum256(sum[:])
-		b.Write(sum[:])
+		for range 5 {
+			sum = sha256.Sum256(sum[:])
+			b.Write(sum[:])
+		}
 		b.WriteString("some code, the same everywhere; ")
 	}
 	return b.String()[:size]
 }
 
 var release231 = map[string]string{
-	"pyvorin-edge*":   program("2.3.1", 300_000),
+	"pyvorin-edge*":   program("2.3.1", 170_000),
 	"README":          "read me\n",
 	"empty":           "",
 	"share/a/LICENSE": "free\n",
@@ -133,6 +137,18 @@ func packTree(t testing.TB, files map[string]string, change func(o *pack.Options
 		t.Fatal(err)
 	}
 	return buf.Bytes()
+}
+
+var (
+	goodOnce sync.Once
+	goodData []byte
+)
+
+// goodBundle is release231, packed.
+func goodBundle(t testing.TB) []byte {
+	t.Helper()
+	goodOnce.Do(func() { goodData = packTree(t, release231, nil) })
+	return slices.Clone(goodData)
 }
 
 // manifestOf reads the manifest of a good bundle.

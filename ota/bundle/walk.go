@@ -137,9 +137,9 @@ func checkEntry(h *tar.Header, m Manifest, i int) (EntryKind, error) {
 // maxTarBytes bounds the decompressed payload: what the files of the manifest
 // can need, with a header, a longer name and padding each.
 func maxTarBytes(m Manifest) int64 {
-	n := int64(20 * blockBytes) // the end, which some tars pad
+	n := int64(20 * HeaderBytes) // the end, which some tars pad
 	for _, f := range m.Files {
-		n += MaxPatchBytes(f.Size) + 8*blockBytes
+		n += MaxPatchBytes(f.Size) + 8*HeaderBytes
 	}
 	return n
 }

@@ -42,7 +42,7 @@ func Delta(ctx context.Context, w io.Writer, oldBundle, newBundle io.Reader, key
 	m := after.m
 	m.Payload = bundle.Payload{Kind: bundle.Delta, BaseSHA256: before.m.Digest(), PartSize: m.Payload.PartSize}
 	var delta bytes.Buffer
-	m, err = write(&limited{w: &delta, left: after.m.Payload.Size}, m, keys, func(entry entryFunc) error {
+	m, err = write(&limited{w: &delta, left: after.size}, m, keys, func(entry entryFunc) error {
 		for _, f := range m.Files {
 			if err := context.Cause(ctx); err != nil {
 				return err
@@ -104,8 +104,9 @@ func (l *limited) Write(p []byte) (int, error) {
 
 // extracted is a full bundle's files in a temporary folder.
 type extracted struct {
-	dir string
-	m   bundle.Manifest
+	dir  string
+	m    bundle.Manifest
+	size int64 // of the whole bundle
 }
 
 func extract(ctx context.Context, r io.Reader) (*extracted, error) {
@@ -117,7 +118,8 @@ func extract(ctx context.Context, r io.Reader) (*extracted, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &extracted{dir: dir, m: u.Manifest}
+	payload := u.Manifest.Payload.Size
+	e := &extracted{dir: dir, m: u.Manifest, size: int64(len(bundle.Head(u.Envelope, payload))+len(bundle.Tail(payload))) + payload}
 	next := 0
 	err = u.Files(ctx, func(_ bundle.File, content io.Reader) error {
 		f, err := os.Create(filepath.Join(dir, fmt.Sprint(next)))

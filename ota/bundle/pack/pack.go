@@ -7,6 +7,7 @@ package pack
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -72,7 +73,7 @@ func Create(ctx context.Context, w io.Writer, o Options) (bundle.Manifest, error
 	if m.Payload.PartSize == 0 {
 		m.Payload.PartSize = bundle.DefaultPartBytes
 	}
-	if err := checkRuns(m); err != nil {
+	if err := cmp.Or(checkRuns(m), checkEarly(m)); err != nil {
 		return bundle.Manifest{}, err
 	}
 	return write(w, m, o.Keys, func(entry entryFunc) error {
@@ -97,6 +98,20 @@ func checkRuns(m bundle.Manifest) error {
 	return fmt.Errorf("a release of %s needs an executable file %s at its top", agent, agent)
 }
 
+// checkEarly finds what is wrong with a manifest before the work is done that
+// completes it.
+func checkEarly(m bundle.Manifest) error {
+	const later = "0000000000000000000000000000000000000000000000000000000000000000"
+	m.Payload.Size, m.Payload.SHA256, m.Payload.Parts = 1, later, []string{later}
+	m.Files = slices.Clone(m.Files)
+	for i := range m.Files {
+		m.Files[i].SHA256 = later
+		m.InstalledSize += m.Files[i].Size
+	}
+	_, err := m.JSON()
+	return err
+}
+
 // list returns the files below dir, sorted by path, with their modes and sizes.
 func list(from disk.FS, dir string) (files []bundle.File, err error) {
 	entries, err := from.ReadDir(dir)
@@ -114,7 +129,7 @@ func list(from disk.FS, dir string) (files []bundle.File, err error) {
 		}
 		switch mode := info.Mode(); {
 		case mode.IsDir() || mode.IsRegular():
-			if mode.Perm()&0o002 != 0 || mode&(fs.ModeSetuid|fs.ModeSetgid&^fs.ModeDir) != 0 && !mode.IsDir() {
+			if mode.Perm()&0o002 != 0 || mode.IsRegular() && mode&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
 				return nil, fmt.Errorf("%s has the mode %v; a release has no file that others may write or that changes its user", name, mode)
 			}
 		default:
