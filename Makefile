@@ -24,7 +24,7 @@ EDGE_BUDGET_BYTES := 20000000
 HEALTH_PORT ?= 8080
 FLEET_PORT  ?= 8090
 
-.PHONY: help build run test check bench dist clean fmt vet staticcheck tidy cross
+.PHONY: help build run test test-sensors test-services test-arm test-vm check bench dist clean fmt vet staticcheck tidy cross
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,33 @@ run: build ## Run the controller and one agent on this machine; Ctrl-C stops bot
 
 test: ## Run the tests that need nothing else
 	$(if $(RACE),,CGO_ENABLED=0 )go test $(RACE) -timeout 15m ./...
+
+# Installs Debian packages where they are missing and this is root.
+NEEDS := e2e/needs.sh
+
+test-sensors: ## Run the tests of the sensors, against the nearest real things
+	$(if $(RACE),,CGO_ENABLED=0 )go test $(RACE) -timeout 15m ./sensors/...
+
+test-services: ## Run the tests that need a mosquitto
+	@$(NEEDS) mosquitto
+	$(if $(RACE),,CGO_ENABLED=0 )go test $(RACE) -timeout 5m -tags services -run Mosquitto ./sensors/mqtt
+
+# What runs on a device, on the processors of a Raspberry Pi of today and of the
+# first generation. Left out are the tests that need what the emulation has not:
+# a mount namespace, PR_SET_CHILD_SUBREAPER, and a request written within the
+# 50 ms after which net/http does not keep the connection.
+ARM_PACKAGES = $$(go list ./... | grep -vE '/(cmd|e2e|fleet|packaging|internal/checks)(/|$$)')
+ARM_SKIP := ^(TestFullDisk|TestNothingIsLeftRunning|TestConnectionIsKept)$$
+ARM_TEST := CGO_ENABLED=0 go test -vet=off -timeout 15m -skip '$(ARM_SKIP)'
+
+test-arm: ## Run the device's tests on emulated ARM processors
+	@$(NEEDS) qemu-user-static
+	GOARCH=arm64 $(ARM_TEST) $(ARM_PACKAGES)
+	GOARCH=arm GOARM=6 QEMU_CPU=arm1176 $(ARM_TEST) $(ARM_PACKAGES)
+
+test-vm: ## Run the tests in booted machines (VMFLAGS=-short: amd64 only)
+	@$(NEEDS) qemu-system-x86 qemu-system-arm qemu-utils qemu-user-static mmdebstrap arch-test e2fsprogs cpio kmod
+	go test -v -count=1 -timeout 60m -tags vm $(VMFLAGS) ./e2e/vm
 
 check: fmt vet staticcheck tidy cross ## Static checks, cross-builds, size budget
 	go test -count=1 ./internal/checks

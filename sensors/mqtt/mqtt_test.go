@@ -34,6 +34,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const secret = "hunter2"
 
+// patience is how long a condition may take to hold.
+const patience = 15 * time.Second
+
 // access admits everyone, or the user "edge" with the secret, and forbids what
 // is below "forbidden".
 type access struct {
@@ -80,9 +83,30 @@ func start(t *testing.T, addr string, ws bool, tlsConfig *tls.Config, hook *acce
 	if err := s.Serve(); err != nil {
 		t.Fatal(err)
 	}
-	b := &broker{Server: s, addr: l.Address(), stop: sync.OnceFunc(func() { s.Close() })}
+	b := &broker{Server: s, addr: l.Address(), stop: sync.OnceFunc(func() {
+		// It waits for every connection to end, and knows only those that sent
+		// a CONNECT: one that came just now, and keeps silent, it never ends.
+		closed := make(chan struct{})
+		go func() {
+			s.Close()
+			close(closed)
+		}()
+		within(t, "the broker to close", closed)
+	})}
 	t.Cleanup(b.stop)
 	return b
+}
+
+// within waits for c, and when that takes too long shows what everyone does.
+func within[T any](t *testing.T, what string, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(patience):
+		stacks := make([]byte, 1<<20)
+		t.Errorf("waited in vain for %s:\n%s", what, stacks[:runtime.Stack(stacks, true)])
+	}
+	return v
 }
 
 func freeAddr(t *testing.T) string {
@@ -135,15 +159,10 @@ func run(t *testing.T, change func(*Options)) *running {
 	}()
 	r.stop = func() {
 		cancel()
-		select {
-		case err := <-r.done:
-			if err != nil {
-				t.Errorf("Run: %v", err)
-			}
-			r.done <- nil
-		case <-time.After(10 * time.Second):
-			t.Error("Run did not end")
+		if err := within(t, "Run to end", r.done); err != nil {
+			t.Errorf("Run: %v", err)
 		}
+		r.done <- nil
 	}
 	t.Cleanup(r.stop)
 	return r
@@ -182,7 +201,7 @@ func (r *running) failing(t *testing.T, want string) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
@@ -201,11 +220,7 @@ func TestMessages(t *testing.T) {
 	b.publish(t, "elsewhere/x/state", `{"t":0}`, false)
 	b.publish(t, "home/kitchen/state", `{"t":21.5}`, false)
 	b.publish(t, "home/cellar/state", `{"t":"cold"}`, false)
-	select {
-	case <-r.woken:
-	case <-time.After(10 * time.Second):
-		t.Fatal("not woken")
-	}
+	within(t, "being woken", r.woken)
 	got := r.collect(t, 2)
 	if len(got) != 2 {
 		t.Fatalf("%d samples; a message that two filters match counts once: %+v", len(got), got)
@@ -348,7 +363,7 @@ func TestStrangePeers(t *testing.T) {
 			}()
 			t.Cleanup(func() { ln.Close() })
 			r := run(t, func(o *Options) { o.Broker = "tcp://" + ln.Addr().String() })
-			<-accepted
+			within(t, "a connection", accepted)
 			if answer != nil {
 				r.failing(t, "did not accept the connection")
 			}
@@ -420,7 +435,7 @@ func TestMemoryIsBoundedByWhatIsKept(t *testing.T) {
 		t.Errorf("%d messages hold %d bytes", messages, grown)
 	}
 	r.stop()
-	if err := <-peer; err != nil {
+	if err := within(t, "the peer to see the end", peer); err != nil {
 		t.Error(err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	paho "github.com/eclipse/paho.mqtt.golang"
 
+	"github.com/pyvorin/pyvorin-edge/internal/human"
 	"github.com/pyvorin/pyvorin-edge/internal/pemfile"
 	"github.com/pyvorin/pyvorin-edge/sensors/internal/neterr"
 )
@@ -226,7 +227,7 @@ func (l *opening) explain(err error) error {
 	var timeout net.Error
 	switch {
 	case l.err != nil && errors.As(l.err, &timeout) && timeout.Timeout():
-		return fmt.Errorf("cannot connect within %v", connectTimeout)
+		return fmt.Errorf("cannot connect within %s", human.Exact(connectTimeout))
 	case l.err != nil:
 		return fmt.Errorf("cannot connect: %w", neterr.Steady(l.err))
 	}
