@@ -50,15 +50,16 @@ test-services: ## Run the tests that need a mosquitto
 	@$(NEEDS) mosquitto
 	$(if $(RACE),,CGO_ENABLED=0 )go test $(RACE) -timeout 5m -tags services -run Mosquitto ./sensors/mqtt
 
-# What runs on a device, on the processors of a Raspberry Pi of today and of the
-# first generation. Left out are the tests that need what the emulation has not:
-# a mount namespace, PR_SET_CHILD_SUBREAPER, and a request written within the
-# 50 ms after which net/http does not keep the connection.
-ARM_PACKAGES = $$(go list ./... | grep -vE '/(cmd|e2e|fleet|packaging|internal/checks)(/|$$)')
+# The sensors, and what a reading and an update depend on, on the processors of a
+# Raspberry Pi of today and of the first generation. Left out are the tests that
+# need what the emulation has not: a mount namespace, PR_SET_CHILD_SUBREAPER, and a
+# request written within the 50 ms after which net/http does not keep the
+# connection.
+ARM_PACKAGES := ./sensors/... ./wire ./privacy ./syncqueue ./trust ./ota/disk
 ARM_SKIP := ^(TestFullDisk|TestNothingIsLeftRunning|TestConnectionIsKept)$$
 ARM_TEST := CGO_ENABLED=0 go test -vet=off -timeout 15m -skip '$(ARM_SKIP)'
 
-test-arm: ## Run the device's tests on emulated ARM processors
+test-arm: ## Run the tests of the sensors and the queue on emulated ARM processors
 	@$(NEEDS) qemu-user-static
 	GOARCH=arm64 $(ARM_TEST) $(ARM_PACKAGES)
 	GOARCH=arm GOARM=6 QEMU_CPU=arm1176 $(ARM_TEST) $(ARM_PACKAGES)
@@ -75,6 +76,7 @@ fmt:
 
 vet:
 	go vet ./...
+	go vet -tags vm,services ./e2e/vm/... ./sensors/mqtt
 
 staticcheck:
 	go run $(STATICCHECK) ./...
