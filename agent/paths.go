@@ -8,13 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/pyvorin/pyvorin-edge/config"
 	"github.com/pyvorin/pyvorin-edge/internal/atomicfile"
+	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
 // DefaultBaseDir is where an installed agent keeps its files.
@@ -116,10 +116,6 @@ func (p Paths) slot() string {
 	return ""
 }
 
-// deviceIDPattern keeps the id usable as an MQTT topic level, a file name and
-// an HTTP header.
-var deviceIDPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-
 // ReadDeviceID returns the device's id. The error is fs.ErrNotExist before the
 // first start of a device that was not provisioned.
 func (p Paths) ReadDeviceID() (string, error) {
@@ -128,8 +124,8 @@ func (p Paths) ReadDeviceID() (string, error) {
 		return "", fmt.Errorf("read device id: %w", err)
 	}
 	id := strings.TrimSpace(string(data))
-	if !deviceIDPattern.MatchString(id) {
-		return "", fmt.Errorf("%s holds no device id: want 1 to 64 letters, digits, dots, dashes or underscores", p.DeviceID)
+	if !wire.ValidDeviceID(id) {
+		return "", fmt.Errorf("%s holds no device id: want %s", p.DeviceID, wire.DeviceIDForm)
 	}
 	return id, nil
 }

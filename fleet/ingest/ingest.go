@@ -230,7 +230,7 @@ func writeJSON(w http.ResponseWriter, status int, document any) {
 func deviceOfKey(key string) string {
 	device, seqs, _ := strings.Cut(key, ":")
 	first, last, ok := strings.Cut(seqs, "-")
-	if !ok || !isNumber(first) || !isNumber(last) || !validDeviceID(device) {
+	if !ok || !isNumber(first) || !isNumber(last) || !wire.ValidDeviceID(device) {
 		return ""
 	}
 	return device

@@ -24,9 +24,8 @@ const (
 )
 
 const (
-	maxLineBytes   = 256 << 10 // of one reading: more than 32 KiB of text with every byte escaped
-	maxNameBytes   = 512       // of a sensor's name, type and unit
-	maxDeviceBytes = 128
+	maxLineBytes = 256 << 10 // of one reading: more than 32 KiB of text with every byte escaped
+	maxNameBytes = 512       // of a sensor's name, type and unit
 )
 
 // No device measured before its epoch or in the far future; a clock that is
@@ -96,7 +95,7 @@ func (b *batch) split(mediaType string, body []byte, maxReadings int) ([]item, *
 		return nil, refuse(http.StatusBadRequest, "the body is not a document of readings: "+err.Error())
 	}
 	switch {
-	case !validDeviceID(document.DeviceID):
+	case !wire.ValidDeviceID(document.DeviceID):
 		return nil, refuse(http.StatusBadRequest, errDeviceID.Error())
 	case b.device != "" && document.DeviceID != b.device:
 		return nil, refuse(http.StatusBadRequest, errOtherDevice.Error())
@@ -111,25 +110,9 @@ func (b *batch) split(mediaType string, body []byte, maxReadings int) ([]item, *
 }
 
 var (
-	errDeviceID    = errors.New("device_id must be 1 to 128 letters, digits, dots, dashes and underscores, the first a letter or digit")
+	errDeviceID    = errors.New("device_id must be " + wire.DeviceIDForm)
 	errOtherDevice = errors.New("device_id differs from the rest of the request")
 )
-
-// validDeviceID keeps ids usable in topics, URLs and file names.
-func validDeviceID(id string) bool {
-	if id == "" || len(id) > maxDeviceBytes {
-		return false
-	}
-	for i, c := range []byte(id) {
-		switch {
-		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z':
-		case i > 0 && (c == '-' || c == '_' || c == '.'):
-		default:
-			return false
-		}
-	}
-	return true
-}
 
 // parseReading reads one reading strictly, but for keys it does not know. The
 // device, when not "", is the one it must be of; in a document, whose device_id
@@ -153,7 +136,7 @@ func parseReading(text, device string) (wire.Reading, error) {
 	object.ForEach(func(key, v gjson.Result) bool {
 		switch key.Str {
 		case "device_id":
-			if r.DeviceID = v.Str; v.Type != gjson.String || !validDeviceID(v.Str) {
+			if r.DeviceID = v.Str; v.Type != gjson.String || !wire.ValidDeviceID(v.Str) {
 				err = errDeviceID
 			} else if device != "" && v.Str != device {
 				err = errOtherDevice

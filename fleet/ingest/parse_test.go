@@ -44,7 +44,7 @@ func TestParseReading(t *testing.T) {
 		{"device with markup", change(`FLEET-0123456789ab`, `<b>`), "device_id"},
 		{"device like a path", change(`FLEET-0123456789ab`, `..`), "device_id"},
 		{"numeric device", change(`"FLEET-0123456789ab"`, `5`), "device_id"},
-		{"long device", change(`FLEET-0123456789ab`, strings.Repeat("d", maxDeviceBytes+1)), "device_id"},
+		{"long device", change(`FLEET-0123456789ab`, strings.Repeat("d", wire.MaxDeviceIDBytes+1)), "device_id"},
 		{"seq 0", change(`"seq":1`, `"seq":0`), "seq"},
 		{"negative seq", change(`"seq":1`, `"seq":-1`), "seq"},
 		{"fractional seq", change(`"seq":1`, `"seq":1.5`), "seq"},
@@ -103,7 +103,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if len(b.readings) == 0 || len(b.readings) > 100 || !validDeviceID(b.device) {
+		if len(b.readings) == 0 || len(b.readings) > 100 || !wire.ValidDeviceID(b.device) {
 			t.Fatalf("accepted %d readings of %q", len(b.readings), b.device)
 		}
 		for i := range b.readings {
