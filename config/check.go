@@ -31,6 +31,7 @@ func check(d *document, c *Config) {
 	checkAddress(health.key("address"), c.Health.Address)
 	checkThresholds(health.key("thresholds"), &c.Health.Thresholds)
 	checkProbes(health.key("probes"), c.Health.Probes)
+	checkOTA(root.key("ota"), &c.OTA)
 }
 
 // place is a key of the file, which need not be there: then it is where the
@@ -121,12 +122,7 @@ func checkCloud(at place, c *Cloud) {
 	case hasUser(c.Endpoint):
 		at.key("endpoint").bad("must not hold a user or password; use api_key")
 	}
-	if c.CertFile != "" && c.KeyFile == "" {
-		at.key("cert_file").bad("needs key_file, the certificate's key")
-	}
-	if c.KeyFile != "" && c.CertFile == "" {
-		at.key("key_file").bad("needs cert_file, the certificate of this key")
-	}
+	checkKeyPair(at, c.CertFile, c.KeyFile)
 	if c.RetryMinSeconds > c.RetryMaxSeconds {
 		at.either("retry_min_seconds", "retry_max_seconds").bad("retry_min_seconds (%g) is above retry_max_seconds (%g)", c.RetryMinSeconds, c.RetryMaxSeconds)
 	}

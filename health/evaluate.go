@@ -12,7 +12,7 @@ import (
 )
 
 // maxNamedSensors bounds how many failing sensors have a warning of their own.
-const maxNamedSensors = 5
+const maxNamedSensors = 32
 
 // Evaluate returns the document: f completed by the machine's figures, the
 // checks, a sentence for each reason why one is not ok, and the verdict. It

@@ -62,11 +62,11 @@ func TestEvaluate(t *testing.T) {
 			warnings: slices.Repeat([]string{"sensors: temp-01 fails: no answer within 5 s"}, 3)},
 		{name: "many fail", status: wire.Degraded,
 			change: func(f *Facts, m *wire.Metrics, t *config.Thresholds) {
-				f.Health.Sensors.Configured = 20
-				failing("temp-01", "temp-01", "temp-01", "temp-01", "temp-01", "f", "g")(f, m, t)
+				f.Health.Sensors.Configured = 50
+				failing(append(slices.Repeat([]string{"temp-01"}, 32), "f", "g")...)(f, m, t)
 			},
 			bad:      map[string]wire.CheckState{"sensors": "warning"},
-			warnings: append(slices.Repeat([]string{"sensors: temp-01 fails: no answer within 5 s"}, 5), "sensors: and 2 more, 7 of 20 fail")},
+			warnings: append(slices.Repeat([]string{"sensors: temp-01 fails: no answer within 5 s"}, 32), "sensors: and 2 more, 34 of 50 fail")},
 		{name: "no sensors", status: wire.Healthy, change: func(f *Facts, _ *wire.Metrics, _ *config.Thresholds) {
 			f.Health.Sensors = wire.SensorsHealth{}
 		}},

@@ -227,6 +227,9 @@ func aboutFacts(f Facts, h wire.Health, now time.Time) []fact {
 	if h.OTA.LastOutcome != nil {
 		facts = append(facts, fact{"Last update", *h.OTA.LastOutcome})
 	}
+	if h.OTA.Target != "" {
+		facts = append(facts, fact{"Next version", nextVersion(h.OTA)})
+	}
 	return append(facts,
 		fact{"Fleet", fleet},
 		fact{"Last command", ago(h.Fleet.LastCommandAt, now, "none")},
@@ -237,6 +240,21 @@ func aboutFacts(f Facts, h wire.Health, now time.Time) []fact {
 		fact{"Polls skipped", count(h.Sensors.SkippedTotal)},
 		fact{"Readings dropped", count(h.Sensors.DroppedTotal)},
 	)
+}
+
+// nextVersion says what is ordered, and how far that is.
+func nextVersion(o wire.OTAHealth) string {
+	text := o.Target
+	switch {
+	case o.ProgressPercent != nil:
+		text += fmt.Sprintf(", %.0f %% fetched", *o.ProgressPercent)
+	case o.WaitingFor != "":
+		text += ", waits for " + o.WaitingFor
+	}
+	if o.LastError != "" {
+		text += "; the last try: " + o.LastError
+	}
+	return text
 }
 
 // clockText says what is known of the clock. Many a machine gets its time in a

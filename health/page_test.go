@@ -92,6 +92,25 @@ func TestPageOfAFreshDevice(t *testing.T) {
 	}
 }
 
+// TestPageOfAnUpdate says what is ordered and how far that is.
+func TestPageOfAnUpdate(t *testing.T) {
+	percent := 43.2
+	for want, h := range map[string]wire.OTAHealth{
+		"<dd>2.4.0, 43 % fetched</dd>":                                     {Target: "2.4.0", ProgressPercent: &percent},
+		"<dd>2.4.0, waits for the watchdog; the last try: no network</dd>": {Target: "2.4.0", WaitingFor: "the watchdog", LastError: "no network"},
+	} {
+		o := testOptions(t)
+		o.Source = func() Facts {
+			f := exampleFacts()
+			f.Health.OTA = h
+			return f
+		}
+		if body, _ := page(t, o); !strings.Contains(body, want) {
+			t.Errorf("%q is not on the page", want)
+		}
+	}
+}
+
 // TestPageHostile puts markup into everything that others can name, in as many
 // sensors as there can be: it must come out as text, in less than 60 KB, on a
 // page that has the very elements and attributes it has with harmless texts.
@@ -110,6 +129,7 @@ func TestPageHostile(t *testing.T) {
 		o.Source = func() Facts {
 			f := exampleFacts()
 			f.Health.DeviceID, f.Health.Group, f.Health.Version, f.Health.Cloud.LastError, f.Health.OTA.LastOutcome = text, text, text, &text, &text
+			f.Health.OTA.Target, f.Health.OTA.WaitingFor, f.Health.OTA.LastError = text, text, text
 			f.Warnings = []string{text}
 			return f
 		}

@@ -1,10 +1,10 @@
 package sensors
 
 import (
-	"fmt"
 	"math"
 	"time"
 
+	"github.com/pyvorin/pyvorin-edge/internal/human"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
@@ -37,6 +37,6 @@ func (c *constancy) observe(r *Reading, raw wire.Value, limit time.Duration, now
 	}
 	c.seenAt = now
 	if c.length >= limit {
-		worsen(r, wire.Bad, fmt.Sprintf("has not changed for %v (see frozen_after_seconds)", limit))
+		worsen(r, wire.Bad, "has not changed for "+human.Exact(limit)+" (see frozen_after_seconds)")
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 func TestFrozen(t *testing.T) {
 	unplugged := errors.New("unplugged")
-	const frozen = " bad(has not changed for 10m0s (see frozen_after_seconds))"
+	const frozen = " bad(has not changed for 10 min (see frozen_after_seconds))"
 	of := func(v float64) []Sample { return []Sample{number(v)} }
 	tests := []struct {
 		name   string
@@ -78,7 +78,7 @@ func TestFrozen(t *testing.T) {
 			steps: []step{
 				{at: 0, samples: of(1)},
 				{at: 600, samples: of(1), want: "s=1@600 good"},
-				{at: 1200, want: "s=-@1200 bad(no good sample in the window: has not changed for 10m0s (see frozen_after_seconds))"},
+				{at: 1200, want: "s=-@1200 bad(no good sample in the window: has not changed for 10 min (see frozen_after_seconds))"},
 			},
 		},
 	}
@@ -109,7 +109,7 @@ func TestFrozenIsAFailedReadWithoutAlert(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := p.finished(nil, []Sample{number(95)}, nil, at(60))
-	if err == nil || err.Error() != "has not changed for 1m0s (see frozen_after_seconds)" || showAlerts(got) != "" {
+	if err == nil || err.Error() != "has not changed for 1 min (see frozen_after_seconds)" || showAlerts(got) != "" {
 		t.Errorf("%v, %s", err, showAlerts(got))
 	}
 	if _, err := p.finished(nil, []Sample{number(96)}, nil, at(70)); err != nil {

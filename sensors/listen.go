@@ -67,10 +67,13 @@ func (s *polled) setListening(yes bool, err error) {
 	}
 }
 
+// clearListenError forgets why Run ended, unless it has ended again.
 func (s *polled) clearListenError() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.listenErr = nil
+	if s.listening {
+		s.listenErr = nil
+	}
 }
 
 // listenError returns why a read that had the given outcome counts as failed

@@ -23,7 +23,7 @@ func TestReadOnce(t *testing.T) {
 	}{
 		{name: "value", sensor: &fake{read: reads(3)}, want: "3 good"},
 		{name: "error", sensor: &fake{read: func(context.Context) ([]Sample, error) { return nil, errors.New("unplugged") }}, want: "- bad(unplugged)", wantErr: "unplugged"},
-		{name: "hung", sensor: &fake{read: func(context.Context) ([]Sample, error) { <-release; return nil, nil }}, want: "- bad(timed out after 500ms)", wantErr: "timed out"},
+		{name: "hung", sensor: &fake{read: func(context.Context) ([]Sample, error) { <-release; return nil, nil }}, want: "- bad(timed out after 0.5 s)", wantErr: "timed out"},
 		{name: "refused value", sensor: &fake{read: reads(200)}, want: "200 bad(above valid_max 100)", wantErr: "above valid_max 100"},
 		{
 			name:   "listener",

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/pyvorin/pyvorin-edge/internal/human"
 )
 
 const (
@@ -22,7 +24,10 @@ const (
 	panicLogGap   = time.Hour
 )
 
-var errPanicked = errors.New("panicked")
+var (
+	errPanicked = errors.New("panicked")
+	errHung     = errors.New("hung: the last read has not returned")
+)
 
 // polled is one sensor with its schedule, its processing and its counts.
 type polled struct {
@@ -114,7 +119,7 @@ func (s *polled) read(ctx context.Context) (samples []Sample, err error, returne
 		}
 	}()
 
-	timedOut := fmt.Errorf("timed out after %v", s.timeout)
+	timedOut := fmt.Errorf("timed out after %s", human.Exact(s.timeout))
 	var r result
 	select {
 	case r = <-done:

@@ -115,14 +115,16 @@ func (o *Options) newPolled(d config.Sensor) (*polled, error) {
 		return nil, err
 	}
 	d.PollIntervalSeconds, d.TimeoutSeconds = interval.Seconds(), timeout.Seconds()
-	sensor, err := t.New(d, o.Env)
+	env := o.Env
+	env.Log = env.Log.With().Str("sensor", d.Name).Logger()
+	sensor, err := t.New(d, env)
 	if err != nil {
 		return nil, err
 	}
 	s := &polled{
 		sensor: sensor, interval: interval, timeout: timeout,
 		phase:   phase(o.Env.DeviceID, d.Name, interval),
-		log:     o.Env.Log.With().Str("sensor", d.Name).Logger(),
+		log:     env.Log,
 		process: process,
 		closed:  make(chan struct{}),
 		stats: SensorStats{

@@ -34,7 +34,7 @@ func TestHungSensorDelaysNoOther(t *testing.T) {
 		if lost.Load() != 1 {
 			t.Errorf("%d goroutines lost to one sensor", lost.Load())
 		}
-		if st := r.stats("bus-stuck"); st.State != Hung || st.Skipped < 58 || st.Reads != 1 || st.LastError != "timed out after 500ms" {
+		if st := r.stats("bus-stuck"); st.State != Hung || st.Skipped < 58 || st.Reads != 1 || st.LastError != errHung.Error() {
 			t.Errorf("stuck: %+v", st)
 		}
 		if n := len(r.of("bus-stuck")); n < 2 || n > 3 {
@@ -87,7 +87,7 @@ func TestOneBusNeverOverlaps(t *testing.T) {
 		}
 		r := newRig(t, fakes)
 		r.runFor(30 * time.Second)
-		if st := r.stats("bus-0"); st.State != Failing || st.LastError != "timed out after 500ms" {
+		if st := r.stats("bus-0"); st.State != Failing || st.LastError != "timed out after 0.5 s" {
 			t.Errorf("late: %+v", st)
 		}
 		for i := 1; i < 5; i++ {
@@ -291,4 +291,17 @@ func TestFlappingSensorDoesNotFillTheLog(t *testing.T) {
 			t.Errorf("%+v", st)
 		}
 	})
+}
+
+func TestTheLogOfASensorNamesIt(t *testing.T) {
+	r := newRig(t, map[string]Sensor{"one": &recorder{}}, func(o *Options) {
+		made := o.Types[0].New
+		o.Types[0].New = func(d config.Sensor, env Env) (Sensor, error) {
+			env.Log.Info().Msg("made")
+			return made(d, env)
+		}
+	})
+	if got := r.log.String(); !strings.Contains(got, `"sensor":"one"`) {
+		t.Errorf("the log is %s", got)
+	}
 }

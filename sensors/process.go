@@ -2,12 +2,12 @@ package sensors
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"math"
 	"time"
 
 	"github.com/pyvorin/pyvorin-edge/config"
+	"github.com/pyvorin/pyvorin-edge/internal/human"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
@@ -319,7 +319,7 @@ func (p *processor) callStale(dst []Reading, at moment) []Reading {
 		}
 		c.stale, c.staleAt = true, at.since
 		r := c.last
-		r.Quality, r.Reason = wire.Stale, fmt.Sprintf("no good value for %v", p.staleAfter)
+		r.Quality, r.Reason = wire.Stale, "no good value for "+human.Exact(p.staleAfter)
 		r.Meta = make(map[string]wire.Value, len(c.last.Meta)+1)
 		maps.Copy(r.Meta, c.last.Meta)
 		r.Meta["last_good_at"] = wire.TextValue(wire.FormatTime(c.last.Time))

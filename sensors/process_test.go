@@ -228,9 +228,9 @@ func TestProcessing(t *testing.T) {
 			steps: []step{
 				{at: 0, samples: []Sample{number(7)}, want: "s=7@0 good"},
 				{at: 10, err: unplugged, want: "s=-@10 bad(unplugged)"},
-				{at: 20, err: unplugged, want: "s=7@20 stale(no good value for 20s)"},
+				{at: 20, err: unplugged, want: "s=7@20 stale(no good value for 20 s)"},
 				{at: 49},
-				{at: 50, hung: true, want: "s=-@50 bad(stuck) | s=7@50 stale(no good value for 20s)"},
+				{at: 50, hung: true, want: "s=-@50 bad(stuck) | s=7@50 stale(no good value for 20 s)"},
 				{at: 51, samples: []Sample{number(7)}, want: "s=7@51 good"},
 				{at: 71, samples: []Sample{number(7)}},
 			},

@@ -88,10 +88,13 @@ func (p *Poller) dispatch(s *polled, now time.Duration, start time.Time) {
 func (p *Poller) skip(s *polled, at moment) {
 	why := ""
 	if s.hung.Load() {
-		why = "hung: the last read has not returned"
+		why = errHung.Error()
 	}
 	s.mu.Lock()
 	s.stats.Skipped++
+	if why != "" {
+		s.stats.LastError = why
+	}
 	readings := s.process.passed(nil, why, at)
 	s.count(len(readings), at)
 	s.mu.Unlock()

@@ -13,6 +13,7 @@
 package sensors
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -90,11 +91,14 @@ type Closer interface {
 
 // Env is what a Sensor may use of its surroundings.
 type Env struct {
-	Log      zerolog.Logger
+	Log      zerolog.Logger // names the sensor
 	DeviceID string
-	SysRoot  string // "/" but in tests: the parent of sys, proc and dev
+	SysRoot  string // "/" but in tests; see Root
 	Shared   *Shared
 }
+
+// Root returns the folder in which sys, proc and dev are.
+func (e Env) Root() string { return cmp.Or(e.SysRoot, "/") }
 
 // Shared is what the sensors of one Poller hold together, such as the open
 // connection of a bus. Nil where a sensor is made alone, which then shares with
@@ -152,7 +156,7 @@ type Type struct {
 	Bus func(d config.Sensor) string
 
 	// Discover lists what this machine offers to sensors of this type, from
-	// files below env.SysRoot; it reads no measured value and changes nothing.
+	// files below env.Root(); it reads no measured value and changes nothing.
 	// Nil where there is nothing to look for. What cannot be looked at is an
 	// Offer with a Note, and an absent interface no Offer.
 	Discover func(ctx context.Context, env Env) []Offer

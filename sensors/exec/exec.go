@@ -2,13 +2,13 @@
 // out of what it prints.
 //
 // The program is the operator's, but its behaviour is anyone's guess. It gets
-// no shell, no standard input, a process group of its own and an environment
-// of a few named variables, so that the agent's secrets do not reach it. When
-// its time is up, or it prints more than 64 KiB, the whole group is killed,
-// children and their children included; so is what it leaves running when it
-// ends. A pipe that some process outside the group still holds is left after a
-// second. Under systemd it also lives in the agent's sandbox and with the
-// agent's user.
+// no shell, no standard input, none of the agent's open files, a process group
+// of its own and an environment of a few named variables, so that the agent's
+// secrets do not reach it. When its time is up, or it prints more than 64 KiB,
+// the whole group is killed, children and their children included; so is what it
+// leaves running when it ends. A pipe that some process outside the group still
+// holds is left after a second. Under systemd it also lives in the agent's
+// sandbox and with the agent's user.
 //
 // A read runs the program once. A program that never ends is kept running
 // instead: each line that it prints is parsed when it comes, and a read takes
@@ -42,7 +42,7 @@ type Options struct {
 	Meta           map[string]string `toml:"meta" doc:"json: metadata: name to path. Texts are cut to 256 bytes."`
 	Stream         bool              `toml:"stream" doc:"number, line, json: true keeps the program running and takes each line it prints; a poll gives the newest value of each channel."`
 	SilenceSeconds float64           `toml:"silence_seconds" min:"0" max:"31536000" doc:"stream: a program that prints no line for so long is killed and started again; 0 is never."`
-	StderrReason   bool              `toml:"stderr_reason" doc:"Adds the first line of its standard error to the reason of a failure. That line leaves the device unfiltered: it must hold no secret and no measured value."`
+	StderrReason   bool              `toml:"stderr_reason" doc:"true adds the first line of its standard error to the reason of a failure. That line leaves the device unfiltered: it must hold no secret and no measured value."`
 }
 
 // Type is the ingest type "exec".

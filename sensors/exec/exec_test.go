@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -81,7 +82,6 @@ func TestFormats(t *testing.T) {
 		{"a=1 b=x", func(o *Options) { o.Regex = `a=(?P<a>\S+) b=(?P<b>\S+)( c=(?P<c>\d))?` }, []sensors.Sample{
 			{Channel: "a", Value: wire.NumberValue(1)},
 			{Channel: "b", Quality: wire.Bad, Reason: "what was found is not a number"},
-			{Channel: "c", Quality: wire.Bad, Reason: "group 4 of regex took no part in the match"},
 		}, ""},
 		{secret, func(o *Options) { o.Regex = `b=(\d)` }, nil, "regex does not match"},
 		{"  \n door open \nmore", func(o *Options) { o.Format = "line" }, []sensors.Sample{{Value: wire.TextValue("door open")}}, ""},
@@ -347,6 +347,26 @@ func TestEnvironment(t *testing.T) {
 	}
 	if strings.Contains(text, secret) || !strings.Contains(text, "TZ=Europe/Vienna") || !strings.Contains(text, "LANG=de_AT") || !strings.Contains(text, "MINE=1") {
 		t.Error(text)
+	}
+}
+
+// A library may open files without a word that programs are not to have them.
+func TestNoOpenFileIsPassedOn(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "port")
+	fd, err := syscall.Open(file, syscall.O_CREAT|syscall.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	s := newSensor(t, func(o *Options) {
+		o.Command, o.Format = []string{script(t, "ls -l /proc/self/fd | tr '\\n' ' '")}, "line"
+	})
+	got, err := read(t, ample, s)
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if open, _ := got[0].Value.Text(); !strings.Contains(open, "/dev/null") || strings.Contains(open, file) {
+		t.Errorf("the program has open: %s", open)
 	}
 }
 

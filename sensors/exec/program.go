@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -89,7 +90,20 @@ func (p program) command(ctx context.Context) (*exec.Cmd, *limited) {
 	}
 	procgroup.Contain(cmd)
 	cmd.WaitDelay = pipeGrace
+	keepFiles()
 	return cmd, stderr
+}
+
+// keepFiles keeps the open files of this process from the program that is to be
+// started. Go's own are kept anyway, but the library of the serial sensor
+// passes its port on, and the program would have it open for as long as it runs.
+func keepFiles() {
+	entries, _ := os.ReadDir("/proc/self/fd") // without /proc there is no telling
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
 }
 
 // exited makes of the error of Wait the reason why the program did not end by

@@ -2,12 +2,12 @@ package exec
 
 import (
 	"errors"
-	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/pyvorin/pyvorin-edge/sensors"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/match"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
@@ -20,7 +20,7 @@ func numberParser(re *regexp.Regexp) parser {
 		re = firstNumber
 	}
 	return func(stdout []byte, _ int) ([]sensors.Sample, error) {
-		return matched(re, string(stdout), func(text string) (wire.Value, error) {
+		samples, err := match.Samples(re, string(stdout), func(text string) (wire.Value, error) {
 			f, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
 			v := wire.NumberValue(f)
 			if err != nil || v.Kind() == wire.None {
@@ -28,63 +28,26 @@ func numberParser(re *regexp.Regexp) parser {
 			}
 			return v, nil
 		})
+		if re == firstNumber && errors.Is(err, match.ErrNone) {
+			err = errors.New("no number in it")
+		}
+		return samples, err
 	}
 }
 
 func lineParser(re *regexp.Regexp) parser {
-	// A copy: the text may be a few bytes of an output that is much longer.
-	asText := func(text string) (wire.Value, error) {
-		return wire.TextValue(strings.Clone(strings.TrimSpace(text))), nil
-	}
 	return func(stdout []byte, _ int) ([]sensors.Sample, error) {
 		if re != nil {
-			return matched(re, string(stdout), asText)
+			return match.Samples(re, string(stdout), func(text string) (wire.Value, error) {
+				return wire.TextValue(strings.TrimSpace(text)), nil
+			})
 		}
 		for line := range strings.Lines(string(stdout)) {
 			if line = strings.TrimSpace(line); line != "" {
-				v, err := asText(line)
-				return []sensors.Sample{{Value: v}}, err
+				// A copy: the output may be much longer than its first line.
+				return []sensors.Sample{{Value: wire.TextValue(strings.Clone(line))}}, nil
 			}
 		}
 		return nil, errors.New("it printed nothing")
 	}
-}
-
-// matched returns what re finds: each of its named groups as a channel, or its
-// first group, or the whole match.
-func matched(re *regexp.Regexp, text string, value func(string) (wire.Value, error)) ([]sensors.Sample, error) {
-	m := re.FindStringSubmatchIndex(text)
-	if m == nil {
-		if re == firstNumber {
-			return nil, errors.New("no number in it")
-		}
-		return nil, errors.New("regex does not match")
-	}
-	group := func(i int) (wire.Value, error) {
-		if m[2*i] < 0 {
-			return wire.Value{}, fmt.Errorf("group %d of regex took no part in the match", i)
-		}
-		return value(text[m[2*i]:m[2*i+1]])
-	}
-	var out []sensors.Sample
-	for i, name := range re.SubexpNames() {
-		if name == "" {
-			continue
-		}
-		sample := sensors.Sample{Channel: name}
-		if v, err := group(i); err != nil {
-			sample.Quality, sample.Reason = wire.Bad, err.Error()
-		} else {
-			sample.Value = v
-		}
-		out = append(out, sample)
-	}
-	if out != nil {
-		return out, nil
-	}
-	v, err := group(min(1, re.NumSubexp()))
-	if err != nil {
-		return nil, err
-	}
-	return []sensors.Sample{{Value: v}}, nil
 }

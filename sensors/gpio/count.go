@@ -3,6 +3,7 @@ package gpio
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/pyvorin/pyvorin-edge/sensors"
@@ -63,7 +64,7 @@ func (s *countSensor) Read(context.Context) ([]sensors.Sample, error) {
 	}
 	s.at = now
 	if unclear > 0 {
-		return samples, fmt.Errorf("%w: more edges came between two reads than the kernel keeps, so pulses are missing; poll more often", dropping(unclear))
+		return samples, fmt.Errorf("%w: more edges came between two reads than the kernel keeps, so pulses are missing; poll more often", sensors.Dropped(min(unclear, math.MaxInt32)))
 	}
 	return samples, nil
 }

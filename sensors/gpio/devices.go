@@ -33,13 +33,6 @@ const (
 // devices are the kernel's GPIO character devices below a root folder.
 type devices struct{ root string }
 
-func newDevices(root string) devices {
-	if root == "" {
-		root = "/"
-	}
-	return devices{root}
-}
-
 func (d devices) nodes() ([]node, error) {
 	dir := filepath.Join(d.root, "sys/bus/gpio/devices")
 	entries, err := os.ReadDir(dir)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/pyvorin/pyvorin-edge/sensors"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/offer"
 )
 
 // discover offers each GPIO chip, with the lines that are free. It asks for
@@ -95,9 +96,6 @@ func (s survey) offer(all []survey) sensors.Offer {
 	return o
 }
 
-// plain matches what a TOML string may hold as it stands.
-var plain = regexp.MustCompile(`^[A-Za-z0-9 ._:@,+()/-]{1,100}$`)
-
 // passing matches what the kernel counts up in a device path: a HID device is
 // another one each time that it is plugged in.
 var passing = regexp.MustCompile(`^[0-9A-F]{4}:[0-9A-F]{4}:[0-9A-F]{4}\.[0-9A-F]{4}$`)
@@ -114,15 +112,12 @@ func (s survey) stableID(all []survey) string {
 				meant++
 			}
 		}
-		if meant == 1 && plain.MatchString(id) && !counted.MatchString(id) && !passing.MatchString(id) {
+		if meant == 1 && offer.Plain(id) && !counted.MatchString(id) && !passing.MatchString(id) {
 			return id
 		}
 	}
 	return ""
 }
-
-// unnamable matches what does not go into the name of a sensor.
-var unnamable = regexp.MustCompile(`[^a-z0-9_-]+`)
 
 // config returns the table that reads a free line of the chip called id, which
 // is an input already: another one may drive something. It takes the last of
@@ -136,9 +131,9 @@ func (s survey) config(id string, all []survey) string {
 		switch {
 		case l.used || l.output:
 			continue
-		case strings.HasPrefix(l.name, "GPIO") && plain.MatchString(l.name):
+		case strings.HasPrefix(l.name, "GPIO") && offer.Plain(l.name):
 			rank = 2
-		case l.name != "" && plain.MatchString(l.name):
+		case l.name != "" && offer.Plain(l.name):
 			rank = 1
 		}
 		if rank >= bestRank {
@@ -148,23 +143,15 @@ func (s survey) config(id string, all []survey) string {
 	if best < 0 {
 		return ""
 	}
-	line, name := s.lines[best].name, s.lines[best].name
+	line := s.lines[best].name
 	named := bestRank > 0 && !isNumber(line)
-	switch {
-	case named && count(all, line) == 1:
-		id = "" // the name says enough
-	case named && count([]survey{s}, line) == 1:
-		name = id + "-" + line
-	default:
+	if named && count(all, line) == 1 { // it says enough
+		return offer.Table(offer.Name(line), "gpio", offer.Key{Name: "line", Value: line})
+	}
+	if !named || count([]survey{s}, line) > 1 {
 		line = fmt.Sprint(best)
-		name = id + "-" + line
 	}
-	name = strings.Trim(unnamable.ReplaceAllString(strings.ToLower(name), "-"), "-")
-	text := fmt.Sprintf("[[sensors.devices]]\nname = %q\ningest_type = \"gpio\"\n", name)
-	if id != "" {
-		text += fmt.Sprintf("chip = %q\n", id)
-	}
-	return text + fmt.Sprintf("line = %q\n", line)
+	return offer.Table(offer.Name(id, line), "gpio", offer.Key{Name: "chip", Value: id}, offer.Key{Name: "line", Value: line})
 }
 
 // count returns how many lines of the chips have the name.

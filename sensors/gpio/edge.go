@@ -3,11 +3,10 @@ package gpio
 import (
 	"context"
 	"fmt"
-	"math"
-	"sync"
 	"time"
 
 	"github.com/pyvorin/pyvorin-edge/sensors"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/ring"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
@@ -26,7 +25,7 @@ const (
 type edgeSensor struct {
 	source  source
 	perPoll int
-	queue   queue
+	edges   *ring.Ring[event] // that were not read yet
 }
 
 // Run takes the line and queues its edges until ctx ends or the line fails.
@@ -44,7 +43,7 @@ func (s *edgeSensor) Run(ctx context.Context, wake func()) error {
 		if err != nil {
 			return err
 		}
-		s.queue.add([]event{{at: time.Now(), rising: active}}, 0)
+		s.edges.Add(event{at: time.Now(), rising: active})
 		wake()
 	}
 	for ctx.Err() == nil {
@@ -54,7 +53,8 @@ func (s *edgeSensor) Run(ctx context.Context, wake func()) error {
 			return err
 		}
 		if len(edges) > 0 || lost > 0 {
-			s.queue.add(edges, lost)
+			s.edges.Lose(uint64(lost))
+			s.edges.Add(edges...)
 			wake()
 		}
 		if l.number != number {
@@ -76,52 +76,13 @@ func pause(ctx context.Context, d time.Duration) {
 // Read takes the edges that came since the last one. None is no error; lost
 // ones are.
 func (s *edgeSensor) Read(context.Context) ([]sensors.Sample, error) {
-	edges, dropped := s.queue.take(s.perPoll)
+	edges, dropped := s.edges.Take(s.perPoll)
 	samples := make([]sensors.Sample, len(edges))
 	for i, e := range edges {
 		samples[i] = sensors.Sample{Value: wire.BoolValue(e.rising), Time: e.at}
 	}
 	if dropped > 0 {
-		return samples, fmt.Errorf("%w: edges came faster than they were read; set debounce_seconds, raise buffer_readings or poll more often", dropping(dropped))
+		return samples, fmt.Errorf("%w: edges came faster than they were read; set debounce_seconds, raise buffer_readings or poll more often", dropped)
 	}
 	return samples, nil
-}
-
-// dropping is n samples that are lost, as the Poller counts them.
-func dropping(n uint64) sensors.Dropped { return sensors.Dropped(min(n, math.MaxInt32)) }
-
-// queue holds at most limit edges and gives up the oldest.
-type queue struct {
-	limit int
-
-	mu      sync.Mutex
-	edges   []event
-	dropped uint64 // by the limit, or lost before they got here
-}
-
-// add appends edges and counts those that were lost before them.
-func (q *queue) add(edges []event, lost uint32) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.edges = append(q.edges, edges...)
-	over := max(0, len(q.edges)-q.limit)
-	q.edges = q.edges[over:]
-	q.dropped += uint64(over) + uint64(lost)
-}
-
-// take removes and returns the oldest edges, at most limit of them when that is
-// not 0, and how many were dropped since the last call.
-func (q *queue) take(limit int) (edges []event, dropped uint64) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	n := len(q.edges)
-	if limit > 0 {
-		n = min(n, limit)
-	}
-	edges, q.edges = q.edges[:n:n], q.edges[n:]
-	if len(q.edges) == 0 {
-		q.edges = nil
-	}
-	dropped, q.dropped = q.dropped, 0
-	return edges, dropped
 }

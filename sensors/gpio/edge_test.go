@@ -3,7 +3,6 @@ package gpio
 import (
 	"context"
 	"errors"
-	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -135,44 +134,6 @@ func TestAThousandEdgesASecond(t *testing.T) {
 			t.Errorf("%d calls for %d edges", calls-began, seconds*perSecond)
 		}
 	})
-}
-
-// When nobody reads, the queue keeps the newest edges, counts the others, and
-// stays as small as it was.
-func TestTheQueueIsBounded(t *testing.T) {
-	const limit, edges = 1000, 2_000_000
-	q := queue{limit: limit}
-	before := heap()
-	some := make([]event, 10)
-	for i := range edges / len(some) {
-		for j := range some {
-			some[j].number = uint32(i*len(some) + j)
-		}
-		q.add(some, 1)
-	}
-	if grown := int64(heap()) - int64(before); grown > 1<<20 {
-		t.Errorf("%d edges hold %d bytes", limit, grown)
-	}
-	got, dropped := q.take(300)
-	rest, none := q.take(0)
-	if dropped != edges-limit+edges/uint64(len(some)) || none != 0 || len(got) != 300 || len(rest) != limit-300 {
-		t.Fatalf("%d and %d edges, %d and %d dropped", len(got), len(rest), dropped, none)
-	}
-	for i, e := range append(got, rest...) {
-		if e.number != uint32(edges-limit+i) {
-			t.Fatalf("edge %d is %d", i, e.number)
-		}
-	}
-	if again, _ := q.take(0); len(again) != 0 || q.edges != nil {
-		t.Errorf("%d edges are left", len(again))
-	}
-}
-
-func heap() uint64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
 }
 
 func TestLostEdgesAreCounted(t *testing.T) {
@@ -313,7 +274,7 @@ func TestOneReadTakesWhatThePollerTakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := made.(*edgeSensor)
-	s.queue.add(make([]event, 10), 0)
+	s.edges.Add(make([]event, 10)...)
 	for _, want := range []int{7, 3, 0} {
 		if got, err := s.Read(t.Context()); len(got) != want || err != nil {
 			t.Errorf("%d samples, %v, want %d", len(got), err, want)

@@ -33,6 +33,7 @@ import (
 
 	"github.com/pyvorin/pyvorin-edge/config"
 	"github.com/pyvorin/pyvorin-edge/sensors"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/ring"
 )
 
 // Options are the config keys of a gpio sensor.
@@ -45,7 +46,7 @@ type Options struct {
 	ActiveLow       bool    `toml:"active_low" doc:"true takes the low level for the active one, as with a contact that pulls the line to ground."`
 	DebounceSeconds float64 `toml:"debounce_seconds" min:"0" max:"60" doc:"edge, count: a new level must last this long to be an edge; 0 takes every edge."`
 	RatePer         string  `toml:"rate_per" enum:"second,minute,hour" doc:"count: the time to which the channel rate refers."`
-	BufferReadings  int     `toml:"buffer_readings" min:"1" max:"100000" doc:"edge: edges held until they are read; beyond that the oldest are dropped and counted."`
+	BufferReadings  int     `toml:"buffer_readings" min:"1" max:"100000" doc:"edge: readings held until they are polled; beyond that the oldest are dropped and counted."`
 }
 
 // Type is the ingest type "gpio".
@@ -57,7 +58,7 @@ var Type = sensors.Type{
 	},
 	New: New,
 	Discover: func(ctx context.Context, env sensors.Env) []sensors.Offer {
-		return discover(ctx, newDevices(env.SysRoot))
+		return discover(ctx, devices{env.Root()})
 	},
 }
 
@@ -66,7 +67,7 @@ var counted = regexp.MustCompile(`^(/dev/)?gpiochip\d+$`)
 
 // New makes a sensor; d.Options is an *Options.
 func New(d config.Sensor, env sensors.Env) (sensors.Sensor, error) {
-	return newSensor(d, env, newDevices(env.SysRoot))
+	return newSensor(d, env, devices{env.Root()})
 }
 
 func newSensor(d config.Sensor, env sensors.Env, k kernel) (sensors.Sensor, error) {
@@ -116,7 +117,7 @@ func newSensor(d config.Sensor, env sensors.Env, k kernel) (sensors.Sensor, erro
 	}
 	switch o.Mode {
 	case "edge":
-		return &edgeSensor{source: src, perPoll: d.MaxReadingsPerPoll, queue: queue{limit: o.BufferReadings}}, nil
+		return &edgeSensor{source: src, perPoll: d.MaxReadingsPerPoll, edges: ring.New[event](o.BufferReadings)}, nil
 	case "count":
 		per, ok := rates[o.RatePer]
 		if !ok {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/access"
 )
 
 // maxListed bounds the chips or lines that an error or an offer names.
@@ -228,7 +230,7 @@ func gone(err error) error {
 func openError(n node, err error) error {
 	switch {
 	case errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%s: permission denied; add the agent's user to the group that owns it (often gpio) and restart the agent", n.path)
+		return fmt.Errorf("%s: permission denied: %s", n.path, access.Advice(n.path, "give it to a group by a udev rule"))
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%s: forbidden by the sandbox; the service needs DeviceAllow=char-gpiochip", n.path)
 	case errors.Is(err, unix.ENOENT):

@@ -45,6 +45,12 @@ func openLine(path, owner string, baudRate int) (*line, error) {
 		return nil, err
 	}
 	const characters = 4
+	// TIOCEXCL, below and in other programs, does not keep root off.
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		unix.Close(fd)
+		release()
+		return nil, unix.EBUSY
+	}
 	l := &line{
 		path: path, fd: fd, release: release,
 		gap: max(leastGap, characters*bitsPerByte*time.Second/time.Duration(baudRate)),

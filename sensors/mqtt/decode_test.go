@@ -131,45 +131,6 @@ func TestDecodeTakesAnything(t *testing.T) {
 	})
 }
 
-func TestBufferKeepsTheNewest(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		b := buffer{limit: rapid.IntRange(1, 40).Draw(t, "limit")}
-		var model []float64
-		dropped, next := 0, 0.0
-		t.Repeat(map[string]func(*rapid.T){
-			"add": func(t *rapid.T) {
-				var in []sensors.Sample
-				for range rapid.IntRange(0, 50).Draw(t, "n") {
-					next++
-					in = append(in, sensors.Sample{Value: wire.NumberValue(next)})
-					model = append(model, next)
-				}
-				b.add(in)
-				if over := len(model) - b.limit; over > 0 {
-					model, dropped = model[over:], dropped+over
-				}
-			},
-			"take": func(t *rapid.T) {
-				limit := rapid.IntRange(0, 30).Draw(t, "limit")
-				got, lost := b.take(limit)
-				n := len(model)
-				if limit > 0 {
-					n = min(n, limit)
-				}
-				if len(got) != n || lost != dropped {
-					t.Fatalf("took %d, lost %d; want %d, %d", len(got), lost, n, dropped)
-				}
-				for i, s := range got {
-					if s.Value != wire.NumberValue(model[i]) {
-						t.Fatalf("sample %d is %v, want %v", i, s.Value, model[i])
-					}
-				}
-				model, dropped = model[n:], 0
-			},
-		})
-	})
-}
-
 func TestFollowFindsPacketBounds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const limit = 20000

@@ -26,6 +26,7 @@ import (
 	"github.com/pyvorin/pyvorin-edge/config"
 	"github.com/pyvorin/pyvorin-edge/sensors"
 	"github.com/pyvorin/pyvorin-edge/sensors/internal/jsonpath"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/ring"
 )
 
 // Options are the config keys of an mqtt sensor.
@@ -75,7 +76,7 @@ type sensor struct {
 	perPoll   int
 	log       zerolog.Logger
 	decoder   decoder
-	buffer    buffer
+	arrived   *ring.Ring[sensors.Sample] // that were not read yet
 	linkMutex sync.Mutex
 	link      error // why there is no connection; nil while there is one, and before the first
 }
@@ -128,7 +129,7 @@ func New(d config.Sensor, env sensors.Env) (sensors.Sensor, error) {
 	s := &sensor{
 		o: *o, broker: u, secure: secure, where: u.Scheme + "://" + u.Host,
 		clientID: o.ClientID, perPoll: d.MaxReadingsPerPoll, log: env.Log, decoder: dec,
-		buffer: buffer{limit: o.BufferReadings},
+		arrived: ring.New[sensors.Sample](o.BufferReadings),
 	}
 	if s.clientID == "" {
 		// A second client of the same id would throw out the first, and `sensors
@@ -185,7 +186,7 @@ func validFilter(filter string) bool {
 // Read takes what arrived since the last one. No message is no error; no
 // connection is one, and so are dropped readings.
 func (s *sensor) Read(context.Context) ([]sensors.Sample, error) {
-	samples, dropped := s.buffer.take(s.perPoll)
+	samples, dropped := s.arrived.Take(s.perPoll)
 	var problems []error
 	s.linkMutex.Lock()
 	if s.link != nil {
@@ -193,7 +194,7 @@ func (s *sensor) Read(context.Context) ([]sensors.Sample, error) {
 	}
 	s.linkMutex.Unlock()
 	if dropped > 0 {
-		problems = append(problems, fmt.Errorf("%w: buffer_readings was reached; poll more often or raise it", sensors.Dropped(dropped)))
+		problems = append(problems, fmt.Errorf("%w: buffer_readings was reached; poll more often or raise it", dropped))
 	}
 	return samples, errors.Join(problems...)
 }

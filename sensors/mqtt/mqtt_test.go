@@ -282,20 +282,33 @@ func TestFloodIsBoundedAndCounted(t *testing.T) {
 	for i := range n {
 		b.publish(t, "home/x", fmt.Sprint(i), false)
 	}
-	eventually(t, "the last message", func() bool {
-		r.buffer.mu.Lock()
-		defer r.buffer.mu.Unlock()
-		return r.buffer.n+r.buffer.dropped == n
-	})
-	got, err := r.Read(t.Context())
-	var dropped sensors.Dropped
-	if len(got) != 10 || !errors.As(err, &dropped) || dropped != n-10 || !strings.Contains(err.Error(), "buffer_readings") {
-		t.Fatalf("%d samples, %v, %d dropped", len(got), err, dropped)
-	}
-	for i, s := range got {
-		if s.Value != wire.NumberValue(float64(n-10+i)) {
-			t.Fatalf("sample %d is %v: out of order", i, s.Value)
+	// Each message is read, in order, or counted.
+	last, total := -1.0, 0
+	take := func() (read int, dropped sensors.Dropped, err error) {
+		got, err := r.Read(t.Context())
+		for _, s := range got {
+			v, _ := s.Value.Float()
+			if v <= last {
+				t.Fatalf("%v came after %v", v, last)
+			}
+			last = v
 		}
+		errors.As(err, &dropped)
+		total += len(got) + int(dropped)
+		return len(got), dropped, err
+	}
+	eventually(t, "the last message", func() bool {
+		take()
+		return total == n
+	})
+	if last != n-1 {
+		t.Errorf("the last one is %v: the newest was dropped", last)
+	}
+	for i := range n {
+		r.arrived.Add(sensors.Sample{Value: wire.NumberValue(float64(n + i))})
+	}
+	if read, dropped, err := take(); read != 10 || dropped != n-10 || !strings.Contains(err.Error(), "buffer_readings") {
+		t.Fatalf("%d samples, %v, %d dropped", read, err, dropped)
 	}
 	if got, err := r.Read(t.Context()); len(got) != 0 || err != nil {
 		t.Error(got, err)
@@ -426,14 +439,11 @@ func TestMemoryIsBoundedByWhatIsKept(t *testing.T) {
 
 	before := heap()
 	r := run(t, func(o *Options) { o.Broker, o.QoS = "tcp://"+ln.Addr().String(), 2 })
-	eventually(t, "the messages", func() bool {
-		r.buffer.mu.Lock()
-		defer r.buffer.mu.Unlock()
-		return r.buffer.n == messages
-	})
+	kept := r.collect(t, messages)
 	if grown := int64(heap()) - int64(before); grown > messages*size/4 {
 		t.Errorf("%d messages hold %d bytes", messages, grown)
 	}
+	runtime.KeepAlive(kept)
 	r.stop()
 	if err := within(t, "the peer to see the end", peer); err != nil {
 		t.Error(err)

@@ -78,7 +78,7 @@ func (s *sensor) session(ctx context.Context, wake func()) error {
 	options.SetConnectionLostHandler(func(_ paho.Client, err error) { lost <- err })
 	options.SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) {
 		if samples := s.decoder.decode(m.Topic(), m.Payload(), m.Retained(), time.Now()); len(samples) > 0 {
-			s.buffer.add(samples)
+			s.arrived.Add(samples...)
 			wake()
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pyvorin/pyvorin-edge/sensors"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/offer"
 )
 
 // ofBoard matches the ports that a board has on its header, whose names stay.
@@ -26,7 +27,7 @@ var ofReceiver = regexp.MustCompile(`(?i)u-?blox|gps|gnss|glonass|sirf`)
 // serial number gives them, or by their socket where that name is another's,
 // and those of the board.
 func discover(_ context.Context, env sensors.Env) []sensors.Offer {
-	d := discovery{root: rootOf(env), seen: map[string]bool{}, names: map[string]int{}}
+	d := discovery{root: env.Root(), seen: map[string]bool{}}
 	d.named("/dev/serial/by-id")
 	d.named("/dev/serial/by-path")
 	d.board()
@@ -36,7 +37,6 @@ func discover(_ context.Context, env sensors.Env) []sensors.Offer {
 type discovery struct {
 	root   string
 	seen   map[string]bool // devices that have an offer
-	names  map[string]int  // how often a name was given to a sensor
 	offers []sensors.Offer
 }
 
@@ -113,25 +113,11 @@ func (d *discovery) offer(path, device, detail string) {
 	if err := unix.Faccessat(unix.AT_FDCWD, device, unix.R_OK|unix.W_OK, unix.AT_EACCESS); err != nil {
 		o.Note = "this user may not open it: " + whoMay(device)
 	}
-	if !strings.ContainsAny(path, "'\n") {
-		o.Config = d.config(path)
-	}
-	d.offers = append(d.offers, o)
-}
-
-func (d *discovery) config(path string) string {
 	name, framing := "serial", "line"
 	if ofReceiver.MatchString(path) {
 		name, framing = "gps", "nmea"
 	}
-	if d.names[name]++; d.names[name] > 1 {
-		name += fmt.Sprintf("-%d", d.names[name])
-	}
-	return fmt.Sprintf(`[[sensors.devices]]
-name = "%s"
-ingest_type = "serial"
-device = '%s'
-baud_rate = 9600
-framing = "%s"
-`, name, path, framing)
+	o.Config = offer.Table(name, "serial", offer.Key{Name: "device", Value: path},
+		offer.Key{Name: "baud_rate", Value: 9600}, offer.Key{Name: "framing", Value: framing})
+	d.offers = append(d.offers, o)
 }

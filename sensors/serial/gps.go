@@ -100,7 +100,7 @@ func (g *gps) carries(list ...channel) {
 
 // take returns the channels that a sentence told of since the last call. Where
 // there is no fix, those that need one are bad.
-func (g *gps) take() ([]sensors.Sample, int, error) {
+func (g *gps) take() ([]sensors.Sample, sensors.Dropped, error) {
 	var samples []sensors.Sample
 	fix := g.values[fixChannel]
 	without := !fix.at.IsZero() && g.quality == noFix

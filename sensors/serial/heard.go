@@ -10,12 +10,12 @@ import (
 
 // heard is what came over the port since it was opened.
 type heard struct {
-	since   time.Time // the last useful line, or the opening; zero before the first
-	last    time.Time // the last byte; zero when there was none
-	first   time.Time // the first useful line; zero when there was none
-	useless uint64    // lines that were of no use, since the last one that was
-	woken   bool      // a read was asked for
-	tooLong int       // lines that were dropped, since the last read
+	since   time.Time       // the last useful line, or the opening; zero before the first
+	last    time.Time       // the last byte; zero when there was none
+	first   time.Time       // the first useful line; zero when there was none
+	useless uint64          // lines that were of no use, since the last one that was
+	woken   bool            // a read was asked for
+	tooLong sensors.Dropped // lines, since the last read
 
 	lines, allUseless uint64 // since the opening
 }
@@ -89,8 +89,8 @@ func several(n uint64) string {
 
 // lost is how much bounds have cost since the last read.
 type lost struct {
-	buffered int // samples
-	tooLong  int // lines
+	buffered sensors.Dropped // samples
+	tooLong  sensors.Dropped // lines
 }
 
 func (l lost) Error() string {
@@ -105,4 +105,4 @@ func (l lost) Error() string {
 }
 
 // Unwrap lets the poller count them.
-func (l lost) Unwrap() error { return sensors.Dropped(l.buffered + l.tooLong) }
+func (l lost) Unwrap() error { return l.buffered + l.tooLong }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/pyvorin/pyvorin-edge/sensors"
 	"github.com/pyvorin/pyvorin-edge/sensors/internal/jsonpath"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/match"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/ring"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
@@ -22,41 +24,35 @@ type lineFraming struct {
 	maxTextBytes int // 0 is no limit
 	baudRate     int // for complaints
 
-	queue   queue
+	samples *ring.Ring[sensors.Sample]
 	perPoll int // 0 is no limit
 }
 
 func (f *lineFraming) line(line []byte, now time.Time) bool {
-	if f.regex == nil {
-		text := strings.TrimFunc(string(line), isBlank)
-		if text == "" || !utf8.ValidString(text) || strings.ContainsFunc(text, isNoText) {
-			return false
-		}
-		f.add("", text, now)
-		return true
-	}
-	m := f.regex.FindSubmatchIndex(line)
-	if m == nil {
+	samples, err := f.values(string(line))
+	if errors.Is(err, match.ErrNone) {
 		return false
 	}
-	named, found := false, false
-	for i, name := range f.regex.SubexpNames() {
-		if name == "" {
-			continue
-		}
-		named = true
-		// A group that takes no part belongs to another of the device's lines:
-		// "T=(?P<t>.*)|H=(?P<h>.*)".
-		if m[2*i] >= 0 {
-			found = true
-			f.add(name, string(line[m[2*i]:m[2*i+1]]), now)
-		}
+	if err != nil {
+		samples = []sensors.Sample{{Quality: wire.Bad, Reason: err.Error()}}
 	}
-	if group := min(1, f.regex.NumSubexp()); !named && m[2*group] >= 0 {
-		found = true
-		f.add("", string(line[m[2*group]:m[2*group+1]]), now)
+	for i := range samples {
+		samples[i].Time = now
 	}
-	return found
+	f.samples.Add(samples...)
+	return true
+}
+
+func (f *lineFraming) values(line string) ([]sensors.Sample, error) {
+	if f.regex != nil {
+		return match.Samples(f.regex, line, f.value)
+	}
+	text := strings.TrimFunc(line, isBlank)
+	if text == "" || !utf8.ValidString(text) || strings.ContainsFunc(text, isNoText) {
+		return nil, match.ErrNone
+	}
+	v, err := f.value(text)
+	return []sensors.Sample{{Value: v}}, err
 }
 
 // isBlank matches what devices put around a line besides its end, such as STX
@@ -66,18 +62,9 @@ func isBlank(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 // isNoText matches what text does not have within.
 func isNoText(r rune) bool { return unicode.IsControl(r) && r != '\t' }
 
-// add queues a sample of the text.
-func (f *lineFraming) add(channel, text string, now time.Time) {
-	sample := sensors.Sample{Channel: channel, Time: now}
-	var err error
-	if sample.Value, err = f.value(strings.TrimFunc(text, isBlank)); err != nil {
-		sample.Quality, sample.Reason = wire.Bad, err.Error()
-	}
-	f.queue.add(sample)
-}
-
+// value makes a value of the line, or of a part of it.
 func (f *lineFraming) value(text string) (wire.Value, error) {
-	if text == "" {
+	if text = strings.TrimFunc(text, isBlank); text == "" {
 		return wire.Value{}, errors.New("empty: regex matched a part of the line that holds nothing")
 	}
 	if !f.asText {
@@ -106,8 +93,8 @@ func unpadded(number string) string {
 	return number
 }
 
-func (f *lineFraming) take() ([]sensors.Sample, int, error) {
-	samples, dropped := f.queue.take(f.perPoll)
+func (f *lineFraming) take() ([]sensors.Sample, sensors.Dropped, error) {
+	samples, dropped := f.samples.Take(f.perPoll)
 	return samples, dropped, nil
 }
 
@@ -116,49 +103,4 @@ func (f *lineFraming) complaint(lines string) error {
 		return fmt.Errorf("%s, but none is text in UTF-8: check baud_rate (%d), data_bits and parity, or take a part of the line with regex", lines, f.baudRate)
 	}
 	return fmt.Errorf("%s, but regex matches none of them: check regex and baud_rate (%d)", lines, f.baudRate)
-}
-
-// queue holds at most limit samples and gives up the oldest. It lets them grow
-// to twice as many before it moves the newer half, so that a flood costs each
-// sample only one move.
-type queue struct {
-	limit   int
-	samples []sensors.Sample
-	dropped int
-}
-
-func (q *queue) add(s sensors.Sample) {
-	if len(q.samples) == 2*q.limit {
-		q.trim()
-	}
-	q.samples = append(q.samples, s)
-}
-
-// trim drops and counts what exceeds the limit.
-func (q *queue) trim() {
-	if over := len(q.samples) - q.limit; over > 0 {
-		q.dropped += over
-		q.remove(over)
-	}
-}
-
-// remove takes the n oldest away, also from the memory behind the slice.
-func (q *queue) remove(n int) {
-	kept := copy(q.samples, q.samples[n:])
-	clear(q.samples[kept:])
-	q.samples = q.samples[:kept]
-}
-
-// take removes and returns the oldest samples, at most limit of them when that
-// is not 0, and how many were dropped since the last call.
-func (q *queue) take(limit int) (samples []sensors.Sample, dropped int) {
-	q.trim()
-	n := len(q.samples)
-	if limit > 0 {
-		n = min(n, limit)
-	}
-	samples = append(samples, q.samples[:n]...)
-	q.remove(n)
-	dropped, q.dropped = q.dropped, 0
-	return samples, dropped
 }

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/pyvorin/pyvorin-edge/sensors"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/ring"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
@@ -101,7 +102,7 @@ func TestValuesOfLines(t *testing.T) {
 		{"weight", `\d+`, false, ""},
 	}
 	for _, tt := range tests {
-		f := lineFraming{asText: tt.asText, maxTextBytes: 10, queue: queue{limit: 10}}
+		f := lineFraming{asText: tt.asText, maxTextBytes: 10, samples: ring.New[sensors.Sample](10)}
 		if tt.regex != "" {
 			f.regex = regexp.MustCompile(tt.regex)
 		}
@@ -133,7 +134,7 @@ func FuzzLine(f *testing.F) {
 			return // the splitter gives none
 		}
 		for _, re := range []string{"", `T=(?P<t>\S*)|H=(?P<h>.*)`, `.(.?)`} {
-			f := lineFraming{maxTextBytes: 10, queue: queue{limit: 4}}
+			f := lineFraming{maxTextBytes: 10, samples: ring.New[sensors.Sample](4)}
 			if re != "" {
 				f.regex = regexp.MustCompile(re)
 			}
@@ -185,46 +186,6 @@ func FuzzNMEA(f *testing.F) {
 		if lat, lon := at["latitude"], at["longitude"]; lat < -90 || lat > 90 || lon < -180 || lon > 180 {
 			t.Fatalf("%v, %v", lat, lon)
 		}
-	})
-}
-
-func TestQueueKeepsTheNewest(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		q := queue{limit: rapid.IntRange(1, 20).Draw(t, "limit")}
-		var model []float64
-		dropped, next := 0, 0.0
-		t.Repeat(map[string]func(*rapid.T){
-			"add": func(t *rapid.T) {
-				for range rapid.IntRange(0, 50).Draw(t, "n") {
-					next++
-					q.add(sensors.Sample{Value: wire.NumberValue(next)})
-					model = append(model, next)
-				}
-				if len(q.samples) > 2*q.limit {
-					t.Fatalf("%d are held", len(q.samples))
-				}
-				if over := len(model) - q.limit; over > 0 {
-					model, dropped = model[over:], dropped+over
-				}
-			},
-			"take": func(t *rapid.T) {
-				limit := rapid.IntRange(0, 30).Draw(t, "limit")
-				got, lost := q.take(limit)
-				n := len(model)
-				if limit > 0 {
-					n = min(n, limit)
-				}
-				if len(got) != n || lost != dropped {
-					t.Fatalf("took %d, lost %d; want %d, %d", len(got), lost, n, dropped)
-				}
-				for i, s := range got {
-					if s.Value != wire.NumberValue(model[i]) {
-						t.Fatalf("sample %d is %v, want %v", i, s.Value, model[i])
-					}
-				}
-				model, dropped = model[n:], 0
-			},
-		})
 	})
 }
 

@@ -5,15 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"os/user"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"go.bug.st/serial"
+	"golang.org/x/sys/unix"
 
+	"github.com/pyvorin/pyvorin-edge/sensors"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/access"
 	"github.com/pyvorin/pyvorin-edge/sensors/internal/port"
 )
 
@@ -86,6 +86,11 @@ func (s *sensor) session(ctx context.Context, wake func()) error {
 		return s.explain(err)
 	}
 	defer release()
+	unlock, err := lock(s.path)
+	if err != nil {
+		return s.explain(err)
+	}
+	defer unlock()
 	p, err := serial.Open(s.path, &s.mode)
 	if err != nil {
 		return s.explain(err)
@@ -97,6 +102,22 @@ func (s *sensor) session(ctx context.Context, wake func()) error {
 	}()
 	s.opened()
 	return s.listen(ctx, p, wake)
+}
+
+// lock keeps those off the port who ask for this lock: picocom, and the sensor
+// of another process, as when somebody calls `sensors read` beside the agent.
+// The library opens the port for itself alone, but that keeps no root off, and
+// of two readers each gets some of the bytes.
+func lock(path string) (unlock func(), err error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return func() { unix.Close(fd) }, nil
 }
 
 func (s *sensor) opened() {
@@ -177,7 +198,7 @@ func (s *sensor) took(split *splitter, p []byte) (wake bool) {
 		h.line(useful, now)
 		wake = wake || useful
 	})
-	h.tooLong += split.tooLong - tooLong
+	h.tooLong += sensors.Dropped(split.tooLong - tooLong)
 	if s.settle > 0 {
 		wake = !h.woken && s.settled(now)
 		h.woken = h.woken || wake
@@ -199,7 +220,7 @@ func (s *sensor) explain(err error) error {
 		return errors.New("permission denied: " + whoMay(s.path))
 	case errors.Is(err, syscall.EPERM):
 		return errors.New("forbidden by the sandbox of the service: add DeviceAllow= for this device to its unit")
-	case code == serial.PortBusy:
+	case code == serial.PortBusy || errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EWOULDBLOCK):
 		return errors.New("another program has it open (fuser -v tells which); when that is the agent, stop it first")
 	case errors.Is(err, syscall.EISDIR) || code == serial.InvalidSerialPort && strings.Contains(err.Error(), syscall.ENOTTY.Error()):
 		return errors.New("not a serial port: check device")
@@ -213,18 +234,5 @@ func (s *sensor) explain(err error) error {
 
 // whoMay says what lets a user open the port at path.
 func whoMay(path string) string {
-	const restart = " and restart the agent"
-	info, err := os.Stat(path)
-	if err != nil {
-		return "let the agent's user into the folders above it" + restart
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || info.Mode()&0o060 != 0o060 {
-		return "only its owner may use it, as when a login console runs on it; end that" + restart
-	}
-	group := strconv.FormatUint(uint64(owner.Gid), 10)
-	if g, err := user.LookupGroupId(group); err == nil {
-		group = g.Name
-	}
-	return "add the agent's user to the group " + group + " (usermod -aG " + group + " USER)" + restart
+	return access.Advice(path, "end the login console that runs on it")
 }

@@ -2,11 +2,11 @@
 // makes readings of the lines that a device sends (scales, meters, barcode
 // scanners, microcontrollers) or of the NMEA sentences of a GPS receiver.
 //
-// The parties are Run, the only one that touches the port: it opens it, writes
-// the request where there is one, splits what comes into lines, and opens it
-// again when the device was unplugged and came back under the same name; the
-// framing, which makes values of the lines; and Read, which takes what gathered
-// in between and says what is wrong when nothing of use did.
+// The parties are Run, the only one that touches the port: it keeps others off
+// it, opens it, writes the request where there is one, splits what comes into
+// lines, and opens it again when the device was unplugged and came back under
+// the same name; the framing, which makes values of the lines; and Read, which
+// takes what gathered in between and says what is wrong when nothing of use did.
 //
 // Everything is bounded: the length of a line, and the number of readings that
 // wait, of which the oldest are dropped and counted. Nothing that came over the
@@ -28,6 +28,7 @@ import (
 
 	"github.com/pyvorin/pyvorin-edge/config"
 	"github.com/pyvorin/pyvorin-edge/sensors"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/ring"
 )
 
 // Options are the config keys of a serial sensor.
@@ -38,8 +39,8 @@ type Options struct {
 	Parity         string  `toml:"parity" enum:"none,odd,even,mark,space" doc:"Parity bit of a character."`
 	StopBits       int     `toml:"stop_bits" min:"1" max:"2" doc:"Stop bits of a character."`
 	Framing        string  `toml:"framing" enum:"line,nmea" doc:"What comes: line for lines of text, nmea for the sentences of a GPS receiver."`
-	Regex          string  `toml:"regex" doc:"line: takes its first group, or the whole match; named groups become channels. Lines that it does not match are left out. Empty takes the whole line."`
-	AsText         bool    `toml:"as_text" doc:"line: keeps texts that look like numbers as they are, such as barcodes."`
+	Regex          string  `toml:"regex" doc:"line: takes the first group, or the whole match; named groups become channels. Lines that it does not match are left out. Empty takes the whole line."`
+	AsText         bool    `toml:"as_text" doc:"line: true keeps texts that look like numbers as they are, such as barcodes."`
 	Request        string  `toml:"request" doc:"line: is written to the device once an interval, for those that answer on demand, such as \"SI\\r\\n\"."`
 	MaxLineBytes   int     `toml:"max_line_bytes" min:"16" max:"32768" doc:"A longer line is dropped and counted."`
 	BufferReadings int     `toml:"buffer_readings" min:"1" max:"100000" doc:"line: readings held until they are polled; beyond that the oldest are dropped and counted."`
@@ -79,7 +80,7 @@ type framing interface {
 
 	// take returns what gathered since the last call, how many samples a bound
 	// has cost, and what is wrong although something of use came.
-	take() (samples []sensors.Sample, dropped int, err error)
+	take() (samples []sensors.Sample, dropped sensors.Dropped, err error)
 
 	// complaint says why no line was of use since the last one that was; lines
 	// tells how many came.
@@ -128,7 +129,7 @@ func New(d config.Sensor, env sensors.Env) (sensors.Sensor, error) {
 	interval := config.Seconds(d.PollIntervalSeconds)
 	s := &sensor{
 		o: *o, name: d.Name,
-		path: filepath.Join(rootOf(env), o.Device),
+		path: filepath.Join(env.Root(), o.Device),
 		mode: serial.Mode{
 			BaudRate: o.BaudRate, DataBits: o.DataBits,
 			Parity: parities[o.Parity], StopBits: stopBits[o.StopBits],
@@ -136,7 +137,7 @@ func New(d config.Sensor, env sensors.Env) (sensors.Sensor, error) {
 		interval: interval,
 		patience: max(minPatience, 3*interval),
 		reopen:   reopenGap,
-		log:      env.Log.With().Str("sensor", d.Name).Logger(),
+		log:      env.Log,
 	}
 	if o.SilenceSeconds > 0 {
 		s.silence = max(config.Seconds(o.SilenceSeconds), 3*interval)
@@ -148,7 +149,7 @@ func New(d config.Sensor, env sensors.Env) (sensors.Sensor, error) {
 		}
 		lines := &lineFraming{
 			asText: o.AsText, maxTextBytes: d.MaxTextBytes, baudRate: o.BaudRate,
-			queue: queue{limit: o.BufferReadings}, perPoll: d.MaxReadingsPerPoll,
+			samples: ring.New[sensors.Sample](o.BufferReadings), perPoll: d.MaxReadingsPerPoll,
 		}
 		if o.Regex != "" {
 			re, err := regexp.Compile(o.Regex)
@@ -168,14 +169,6 @@ func New(d config.Sensor, env sensors.Env) (sensors.Sensor, error) {
 		return nil, config.Problemf("framing", "%q is none of line, nmea", o.Framing)
 	}
 	return s, nil
-}
-
-// rootOf returns the parent of sys, proc and dev.
-func rootOf(env sensors.Env) string {
-	if env.SysRoot == "" {
-		return "/"
-	}
-	return env.SysRoot
 }
 
 // Read takes what gathered since the last one. It fails when the port is not

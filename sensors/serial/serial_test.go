@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -289,10 +290,6 @@ func TestFloodIsBoundedAndCounted(t *testing.T) {
 	eventually(t, "the last line", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		queued := len(r.framing.(*lineFraming).queue.samples)
-		if queued > 20 {
-			t.Fatalf("%d samples are held", queued)
-		}
 		return r.heard.lines == n
 	})
 	got, err := r.read(t)
@@ -350,6 +347,30 @@ func TestTwoSensorsOnOnePort(t *testing.T) {
 	if got := second.collect(t, 1); got[0].Value != wire.NumberValue(43) {
 		t.Errorf("%+v", got)
 	}
+}
+
+// Another process, which may be root's: the exclusive mode of a port does not
+// keep that off.
+func TestAnotherProgramHasThePort(t *testing.T) {
+	link := portOf(t)
+	d := plug(t, link)
+	unlock, err := lock(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock = sync.OnceFunc(unlock)
+	defer unlock()
+	s := newSensor(t, link, func(*Options) {})
+	s.reopen = 10 * time.Millisecond
+	r := run(t, s)
+	r.failing(t, "another program has it open")
+	unlock()
+	r.open(t)
+	if _, err := lock(link); err == nil {
+		t.Error("the port is not locked")
+	}
+	d.send(t, "\n42\n")
+	r.collect(t, 1)
 }
 
 // A read of a single value ends with a reason when something came that was of

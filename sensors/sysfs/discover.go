@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pyvorin/pyvorin-edge/sensors"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/offer"
 )
 
 // maxShownInputs bounds what an offer tells of a chip.
@@ -22,7 +23,7 @@ const maxShownInputs = 8
 // discover lists the chips of every bus, each as one offer, and then the I2C
 // buses, where a chip without a driver would be. It reads names only.
 func discover(ctx context.Context, env sensors.Env) []sensors.Offer {
-	d := discovery{root: cmp.Or(env.SysRoot, "/"), names: map[string]bool{}}
+	d := discovery{root: env.Root()}
 	for _, kind := range []string{"iio", "hwmon", "w1", "thermal"} {
 		d.bus(ctx, kind, buses[kind])
 	}
@@ -33,7 +34,6 @@ func discover(ctx context.Context, env sensors.Env) []sensors.Offer {
 // discovery gathers offers.
 type discovery struct {
 	root   string
-	names  map[string]bool // of the sensors that were offered
 	offers []sensors.Offer
 }
 
@@ -84,7 +84,7 @@ func (d *discovery) chip(kind string, b bus, c chip, all []chip) {
 	case id == "":
 		o.Note = "nothing that outlasts a reboot tells it from the others"
 	default:
-		o.Config = d.config(kind, c, id, len(all))
+		o.Config = c.table(kind, id, len(all))
 		if unreadable != "" {
 			o.Note = "this user may not read " + unreadable
 		} else if kind == "thermal" && jetsonUnit.MatchString(id) {
@@ -138,10 +138,6 @@ func firstUnreadable(inputs []input) string {
 	return ""
 }
 
-// plain matches what a TOML string may hold as it stands. What is called
-// otherwise is found by its device path.
-var plain = regexp.MustCompile(`^[A-Za-z0-9 ._:@,+()/-]{1,100}$`)
-
 // stableID returns the first of the names of c by which config finds it alone
 // among all, or the shortest such end of its device path; "" where there is
 // none. A path with a number that the kernel counts up in it is none.
@@ -152,7 +148,7 @@ func (c chip) stableID(all []chip) string {
 		candidates = append(candidates, strings.Join(parts[i:], "/"))
 	}
 	for _, id := range candidates {
-		if !plain.MatchString(id) || counted.MatchString(id) {
+		if !offer.Plain(id) || counted.MatchString(id) {
 			continue
 		}
 		meant := 0
@@ -170,37 +166,25 @@ func (c chip) stableID(all []chip) string {
 
 // plainName returns what c calls itself, or "" where that is odd.
 func (c chip) plainName() string {
-	if len(c.ids) == 0 || !plain.MatchString(c.ids[0]) {
+	if len(c.ids) == 0 || !offer.Plain(c.ids[0]) {
 		return ""
 	}
 	return c.ids[0]
 }
 
-// unnamable matches what does not go into the name of a sensor: the dot is what
-// separates it from a channel.
-var unnamable = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
-
-// config returns the table that reads all of the chip called id, one of so many
+// table returns the config that reads all of the chip called id, one of so many
 // of its bus.
-func (d *discovery) config(kind string, c chip, id string, chips int) string {
-	name := id
+func (c chip) table(kind, id string, chips int) string {
+	name := offer.Name(id)
 	if own := c.plainName(); own != "" && own != id {
-		name = own + "-" + id
+		name = offer.Name(own, id)
 	}
-	name = strings.Trim(unnamable.ReplaceAllString(name, "-"), "-")
-	if name == "" || d.names[name] {
-		name = strings.Trim(name+"-"+kind, "-")
-	}
-	for base, n := name, 2; d.names[name]; n++ {
-		name = fmt.Sprintf("%s-%d", base, n)
-	}
-	d.names[name] = true
-	text := fmt.Sprintf("[[sensors.devices]]\nname = %q\ningest_type = \"sysfs\"\nbus = %q\nchip = %q\n", name, kind, id)
+	keys := []offer.Key{{Name: "bus", Value: kind}, {Name: "chip", Value: id}}
 	if kind == "w1" && chips > 5 {
 		// They are read one after the other, in up to 0.75 s each.
-		text += fmt.Sprintf("poll_interval_seconds = %d.0\n", 2*chips)
+		keys = append(keys, offer.Key{Name: "poll_interval_seconds", Value: 2 * chips})
 	}
-	return text
+	return offer.Table(name, "sysfs", keys...)
 }
 
 // w1Trouble tells what a 1-Wire master without thermometers may mean.

@@ -68,11 +68,11 @@ i2c 1-0040: ina219 on i2c-1, without a driver (its driver is not installed, or g
 `,
 		"jetson-nano.txtar": `
 iio ina3221x: in_current0 (POM_5V_IN), in_current1 (POM_5V_GPU), in_current2 (POM_5V_CPU), in_power0 (POM_5V_IN), in_power1 (POM_5V_GPU), in_power2 (POM_5V_CPU), in_voltage0 (POM_5V_IN), in_voltage1 (POM_5V_GPU) and 1 more ["ina3221x"]
-thermal AO-therm: temp ["AO-therm"]
-thermal CPU-therm: temp ["CPU-therm"]
-thermal GPU-therm: temp ["GPU-therm"] (a unit that a Jetson powers off when idle; then it has no value)
-thermal PLL-therm: temp ["PLL-therm"]
-thermal PMIC-Die: temp ["PMIC-Die"]
+thermal AO-therm: temp ["ao-therm"]
+thermal CPU-therm: temp ["cpu-therm"]
+thermal GPU-therm: temp ["gpu-therm"] (a unit that a Jetson powers off when idle; then it has no value)
+thermal PLL-therm: temp ["pll-therm"]
+thermal PMIC-Die: temp ["pmic-die"]
 thermal thermal-fan-est: temp ["thermal-fan-est"]
 i2c i2c-6: Tegra I2C adapter: 6-0040 ina3221x (ina3221x)
 `,
@@ -199,7 +199,7 @@ hwmon x: temp1 ["x"]
 hwmon b/1-0048: same: temp1 ["same-b-1-0048"]
 hwmon c/1-0048: same: temp1 ["same-c-1-0048"]
 hwmon a b: temp1 ["a-b"]
-hwmon a.b: temp1 ["a-b-hwmon"]
+hwmon a.b: temp1 ["a-b"]
 `
 	if diff := cmp.Diff(want, summary(discoverIn(t, root))); diff != "" {
 		t.Error(diff)
@@ -212,7 +212,7 @@ func TestDiscoverManyProbes(t *testing.T) {
 		write(t, filepath.Join(root, fmt.Sprintf("sys/bus/w1/devices/28-00000000000%d/w1_slave", i)), "")
 	}
 	for _, o := range discoverIn(t, root) {
-		if !strings.Contains(o.Config, "poll_interval_seconds = 16.0\n") {
+		if !strings.Contains(o.Config, "poll_interval_seconds = 16\n") {
 			t.Errorf("%s", o.Config)
 		}
 	}

@@ -1,6 +1,7 @@
 package sysfs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -9,13 +10,14 @@ import (
 
 	"github.com/pyvorin/pyvorin-edge/config"
 	"github.com/pyvorin/pyvorin-edge/sensors"
+	"github.com/pyvorin/pyvorin-edge/sensors/internal/match"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
-// fileSensor reads a number from a file of the user's choice.
+// fileSensor reads numbers from a file of the user's choice.
 type fileSensor struct {
 	path  string
-	regex *regexp.Regexp // nil: the file holds nothing else
+	regex *regexp.Regexp
 }
 
 func newFileSensor(root string, o Options) (*fileSensor, error) {
@@ -25,15 +27,11 @@ func newFileSensor(root string, o Options) (*fileSensor, error) {
 	case !strings.HasPrefix(o.Path, "/"):
 		return nil, config.Problemf("path", `must be the absolute name of a file for bus = "path"`)
 	}
-	s := &fileSensor{path: filepath.Join(root, o.Path)}
-	if o.Regex != "" {
-		re, err := regexp.Compile(o.Regex)
-		if err != nil {
-			return nil, config.Problemf("regex", "%v", err)
-		}
-		s.regex = re
+	re, err := regexp.Compile(cmp.Or(o.Regex, `(?s).*`)) // without one, all of the file is the number
+	if err != nil {
+		return nil, config.Problemf("regex", "%v", err)
 	}
-	return s, nil
+	return &fileSensor{path: filepath.Join(root, o.Path), regex: re}, nil
 }
 
 func (s *fileSensor) Read(context.Context) ([]sensors.Sample, error) {
@@ -41,16 +39,12 @@ func (s *fileSensor) Read(context.Context) ([]sensors.Sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.regex != nil {
-		m := s.regex.FindStringSubmatch(text)
-		if m == nil {
-			return nil, fmt.Errorf("%s: regex does not match", s.path)
-		}
-		text = strings.TrimSpace(m[min(1, len(m)-1)])
-	}
-	f, err := parseNumber(text)
+	samples, err := match.Samples(s.regex, text, func(text string) (wire.Value, error) {
+		f, err := parseNumber(strings.TrimSpace(text))
+		return wire.NumberValue(f), err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.path, err)
 	}
-	return []sensors.Sample{{Value: wire.NumberValue(f)}}, nil
+	return samples, nil
 }

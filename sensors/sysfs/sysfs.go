@@ -33,7 +33,7 @@ type Options struct {
 	Chip    string `toml:"chip" doc:"Which device: its name, device-tree label or device path such as 1-0040. Empty takes the only one there is."`
 	Channel string `toml:"channel" doc:"iio, hwmon: which input, such as temp1 or in_voltage0. Empty reads all of the chip as channels."`
 	Path    string `toml:"path" doc:"path: absolute name of a file that holds a number; its first 64 KiB are read."`
-	Regex   string `toml:"regex" doc:"path: where in the file the number is; its first group, or the whole match."`
+	Regex   string `toml:"regex" doc:"path: where in the file the number is: takes the first group, or the whole match; named groups become channels."`
 }
 
 // Type is the ingest type "sysfs".
@@ -65,12 +65,8 @@ func New(d config.Sensor, env sensors.Env) (sensors.Sensor, error) {
 	if !ok {
 		return nil, fmt.Errorf("internal error: sysfs options are %T", d.Options)
 	}
-	root := env.SysRoot
-	if root == "" {
-		root = "/"
-	}
 	if o.Bus == "path" {
-		return newFileSensor(root, *o)
+		return newFileSensor(env.Root(), *o)
 	}
 	if o.Path != "" || o.Regex != "" {
 		return nil, config.Problemf("bus", `must be "path" for path and regex; change it or remove them`)
@@ -86,7 +82,7 @@ func New(d config.Sensor, env sensors.Env) (sensors.Sensor, error) {
 		return nil, config.Problemf("channel", "a %s device has only one value; remove it", o.Bus)
 	}
 	return &chipSensor{
-		bus: b, root: root, chip: o.Chip, channel: o.Channel,
+		bus: b, root: env.Root(), chip: o.Chip, channel: o.Channel,
 		fillType: d.SensorType == "", fillUnit: d.Unit == "",
 	}, nil
 }

@@ -372,6 +372,7 @@ func TestPath(t *testing.T) {
 		{Options{Path: "/run/huge"}, 1, ""},
 		{Options{Path: "/proc/meminfo", Regex: `MemFree:\s+(\d+)`}, 1024, ""},
 		{Options{Path: "/proc/meminfo", Regex: `\d+`}, 4096, ""},
+		{Options{Path: "/proc/meminfo", Regex: `(?s)Total:\s+(?P<total>\d+).*Free:\s+(?P<free>\d+)`}, 4096, ""},
 		{Options{Path: "/proc/meminfo", Regex: `Swap`}, 0, "regex does not match"},
 		{Options{Path: "/run/secret"}, 0, "no number"},
 		{Options{Path: "/run/inf"}, 0, "no number"},
