@@ -32,7 +32,7 @@ func (a *Agent) facts() health.Facts {
 				EffectiveConfigHash: g.cfg.Source.EffectiveHash,
 				ClockSynchronized:   st.Synchronized,
 			},
-			OTA: wire.OTAHealth{State: "committed", Active: buildinfo.Version},
+			OTA: g.updateHealth(),
 		},
 		QueueMaxBytes: g.cfg.Cloud.MaxQueueBytes,
 		ClockSet:      st.Set,

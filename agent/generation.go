@@ -14,10 +14,14 @@ import (
 
 	"github.com/pyvorin/pyvorin-edge/config"
 	"github.com/pyvorin/pyvorin-edge/health"
+	"github.com/pyvorin/pyvorin-edge/internal/buildinfo"
+	"github.com/pyvorin/pyvorin-edge/ota"
+	"github.com/pyvorin/pyvorin-edge/ota/update"
 	"github.com/pyvorin/pyvorin-edge/privacy"
 	"github.com/pyvorin/pyvorin-edge/sensors"
 	"github.com/pyvorin/pyvorin-edge/syncqueue"
 	"github.com/pyvorin/pyvorin-edge/syncqueue/uplink"
+	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
 // openPatience is how long a queue file may ordinarily take to open and check.
@@ -36,7 +40,10 @@ type generation struct {
 	queue    atomic.Pointer[syncqueue.Queue]
 	noQueue  atomic.Pointer[time.Time] // since when there is none; nil before the start
 	uplink   atomic.Pointer[uplink.Uplink]
+	updater  atomic.Pointer[update.Updater]
 	group    group
+
+	updatesBefore wire.OTAHealth // how updates stood when it was built
 }
 
 // build makes the parts of cfg and starts none.
@@ -46,6 +53,7 @@ func (a *Agent) build(cfg *config.Config) (*generation, error) {
 	if buildErr != nil {
 		return nil, buildErr
 	}
+	g.updatesBefore = ota.Health(a.layout(), buildinfo.Version)
 	if err != nil {
 		// Rules that need the key drop what they cover; the rest goes on.
 		g.keyFault = err.Error()
@@ -58,7 +66,7 @@ func (a *Agent) build(cfg *config.Config) (*generation, error) {
 func (a *Agent) assemble(cfg *config.Config, key []byte) (*generation, error) {
 	g := &generation{a: a, cfg: cfg}
 	g.group.log = a.log
-	var badPrivacy, badCloud error
+	var badPrivacy, badCloud, badUpdates error
 	g.filter, badPrivacy = privacy.New(cfg.Privacy, privacy.Options{Key: key, Log: a.part("privacy")})
 	g.pipeline = newPipeline(g.filter, g.enqueue, a.live.Add, cfg.Sensors.BufferReadings, a.part("pipeline"))
 	_, badSensors := g.newPoller(nil)
@@ -68,7 +76,10 @@ func (a *Agent) assemble(cfg *config.Config, key []byte) (*generation, error) {
 			badCloud = config.Under("cloud", err)
 		}
 	}
-	if err := config.Join(badSensors, badCloud, badPrivacy); err != nil {
+	if _, err := g.updateOptions(); err != nil {
+		badUpdates = config.Under("ota", err)
+	}
+	if err := config.Join(badSensors, badCloud, badPrivacy, badUpdates); err != nil {
 		return nil, err
 	}
 	return g, nil
@@ -108,6 +119,7 @@ func (g *generation) start() {
 	}
 	g.group.start(&part{name: "pipeline", check: "queue", run: g.runPipeline, stopTimeout: flushPatience})
 	g.group.start(&part{name: "poller", check: "sensors", run: g.runPoller})
+	g.group.start(&part{name: "updater", check: "agent", run: g.runUpdater})
 }
 
 // stop ends the parts in reverse. What they hand on now must not wait for

@@ -24,6 +24,7 @@ type Config struct {
 	Privacy Privacy `toml:"privacy" doc:"What may leave this device. See docs/privacy.md."`
 	Logging Logging `toml:"logging" doc:"Logs go to standard error; under systemd that is the journal."`
 	Health  Health  `toml:"health" doc:"The /health endpoint, its thresholds and probes."`
+	OTA     OTA     `toml:"ota" doc:"How updates are fetched and tried; see docs/ota.md."`
 
 	// Source tells where the values came from.
 	Source Source `toml:"-"`
@@ -234,6 +235,7 @@ func Default() Config {
 				QueueWarningPercent: 80, CloudWarningSeconds: 900, SensorsCriticalPercent: 100,
 			},
 		},
+		OTA: OTA{Enabled: true, Delta: true, ReserveBytes: 64 << 20, MinHealthySeconds: 60, DeadlineSeconds: 300},
 	}
 }
 

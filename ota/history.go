@@ -1,7 +1,6 @@
 package ota
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/json"
@@ -26,6 +25,17 @@ const (
 	Repaired  Result = "repaired"    // no attempt: what active named was broken, and was replaced
 )
 
+// Remedy is what whoever asked can do about a refusal, after which the same
+// command is obeyed all the same. Without one a refusal is final.
+type Remedy string
+
+// The remedies.
+const (
+	BringFull  Remedy = "full"  // the delta does not fit here: ask with the full bundle
+	BringAgain Remedy = "again" // the bundle is damaged: fetch it again
+	AskLater   Remedy = "later" // there was too little free space, or another release was on trial
+)
+
 // Outcome is one line of history.jsonl.
 type Outcome struct {
 	ID        string    `json:"id"` // of the attempt; of a repair, of its own
@@ -35,6 +45,7 @@ type Outcome struct {
 	From      string    `json:"from,omitempty"`       // version before
 	To        string    `json:"to,omitempty"`         // version that was asked for
 	Reason    string    `json:"reason"`               // for people; why it was refused or taken back
+	Remedy    Remedy    `json:"remedy,omitempty"`     // of a refusal
 	Nonce     string    `json:"nonce,omitempty"`      // of the command
 	RolloutID string    `json:"rollout_id,omitempty"` // the same
 	Seconds   float64   `json:"seconds,omitempty"`    // from the request to the outcome
@@ -73,11 +84,9 @@ func ReadHistory(l Layout) ([]Outcome, error) {
 // ParseHistory reads the lines of a history file.
 func ParseHistory(data []byte) []Outcome {
 	var out []Outcome
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	lines.Buffer(nil, MaxHistoryBytes)
-	for lines.Scan() {
+	for line := range bytes.Lines(data) {
 		var o Outcome
-		if json.Unmarshal(lines.Bytes(), &o) == nil && o.Result != "" {
+		if json.Unmarshal(line, &o) == nil && o.Result != "" {
 			out = append(out, o)
 		}
 	}

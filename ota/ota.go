@@ -70,7 +70,9 @@ func (l Layout) Lock() string { return filepath.Join(l.Dir(), "lock") }
 func (l Layout) Work() string { return filepath.Join(l.Dir(), "work") }
 
 // Inbox returns the agent's folder of downloads and requests.
-func (l Layout) Inbox() string { return filepath.Join(l.Base, "inbox") }
+func (l Layout) Inbox() string { return filepath.Join(l.Base, inboxDir) }
+
+const inboxDir = "inbox"
 
 // Request returns the file with the agent's Request.
 func (l Layout) Request() string { return filepath.Join(l.Inbox(), RequestFile) }

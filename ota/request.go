@@ -1,15 +1,13 @@
 package ota
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"time"
 
-	"github.com/pyvorin/pyvorin-edge/internal/atomicfile"
+	"github.com/pyvorin/pyvorin-edge/ota/disk"
 )
 
 // Action is what is asked of the watchdog, or what it did by itself.
@@ -25,7 +23,9 @@ const (
 
 // Request is inbox/request.json: what the agent, or an operator at the device,
 // wants. To the watchdog it is hostile input: it says what to look at, and
-// proves nothing.
+// proves nothing. The watchdog may be older than the agent, which is updated
+// without it, so it ignores fields that it does not know: what must not be
+// ignored is a new action, or a new format.
 type Request struct {
 	Format    int       `json:"format"`
 	ID        string    `json:"id"` // random; names the attempt
@@ -58,26 +58,33 @@ type Request struct {
 const MaxRequestBytes = 128 << 10
 
 var (
-	idPattern     = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	bundlePattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+~-]{0,199}$`)
-	namePattern   = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	idPattern      = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	bundlePattern  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+~-]{0,199}$`)
+	namePattern    = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	versionPattern = regexp.MustCompile(`^[0-9A-Za-z.+-]{0,64}$`)
 )
 
-// ParseRequest reads a request and checks its form.
+// requestFormat is that of this version.
+const requestFormat = 1
+
+// ParseRequest reads a request and checks its form. With an error comes what
+// could be read, so that the request can be answered; its ID is valid or "".
 func ParseRequest(data []byte) (Request, error) {
 	var r Request
 	if len(data) > MaxRequestBytes {
 		return r, fmt.Errorf("request has more than %d bytes", MaxRequestBytes)
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&r); err != nil {
+	err := json.Unmarshal(data, &r)
+	if !idPattern.MatchString(r.ID) {
+		r.ID = ""
+	}
+	if err != nil {
 		return r, fmt.Errorf("request is not valid: %w", err)
 	}
 	switch {
-	case r.Format != 1:
-		return r, fmt.Errorf("request has format %d; this watchdog knows 1", r.Format)
-	case !idPattern.MatchString(r.ID):
+	case r.Format != requestFormat:
+		return r, fmt.Errorf("request has format %d, and this watchdog knows %d: update the package, which the watchdog comes with", r.Format, requestFormat)
+	case r.ID == "":
 		return r, errors.New("request has no id of 32 hex digits")
 	case r.Component != "" && !namePattern.MatchString(r.Component):
 		return r, errors.New("request names no component")
@@ -85,15 +92,16 @@ func ParseRequest(data []byte) (Request, error) {
 		return r, errors.New("request names no bundle in the inbox")
 	case r.Action != Install && r.Action != Rollback:
 		return r, fmt.Errorf("request asks for %q; want install or rollback", r.Action)
-	case len(r.TargetVersion) > 256:
-		return r, errors.New("request has too long a version")
+	case !versionPattern.MatchString(r.TargetVersion):
+		return r, errors.New("request has a version that is none")
 	}
 	return r, nil
 }
 
-// WriteRequest asks the watchdog. The bundle is in the inbox already.
+// WriteRequest asks the watchdog. The bundle is in the inbox already. Root may
+// call it as well: the inbox is the agent's, and no link in it is followed.
 func WriteRequest(l Layout, r Request) error {
-	r.Format = 1
+	r.Format = requestFormat
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -101,7 +109,11 @@ func WriteRequest(l Layout, r Request) error {
 	if _, err := ParseRequest(data); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(filepath.Join(l.Inbox(), RequestFile), data, 0o600); err != nil {
+	base, err := disk.Open(l.Base)
+	if err == nil {
+		err = errors.Join(disk.WriteFile(base, inboxDir+"/"+RequestFile, data, 0o600), base.Close())
+	}
+	if err != nil {
 		return fmt.Errorf("ask the watchdog: %w", err)
 	}
 	return nil

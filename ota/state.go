@@ -70,9 +70,13 @@ type Attempt struct {
 	Required          []string  `json:"required,omitempty"` // checks
 	Baseline          *Baseline `json:"baseline,omitempty"` // how the device was before; nil when it did not answer
 
-	// Of the trial. Times are seconds since boot, which no clock change moves.
-	BootID    string    `json:"boot_id,omitempty"`   // in which it runs
+	// Times are seconds since boot, which no clock change moves.
+	BootID  string  `json:"boot_id,omitempty"`  // in which it runs
+	AskedAt float64 `json:"asked_at,omitempty"` // in this boot; 0 when it was another one
+
+	// Of the trial.
 	Boots     int       `json:"boots,omitempty"`     // how many it has seen; bounded
+	Resumed   int       `json:"resumed,omitempty"`   // how often a watchdog went on with it; bounded
 	BeganAt   float64   `json:"began_at,omitempty"`  // in this boot
 	Activated bool      `json:"activated,omitempty"` // the service was started from the candidate in this boot
 	Seen      int       `json:"seen,omitempty"`      // restarts that the service manager has counted so far
@@ -85,7 +89,8 @@ type Attempt struct {
 
 // Baseline is what was good before a trial and must not be bad after it.
 type Baseline struct {
-	Checks         []string `json:"checks"` // those that were ok
+	Checks         []string `json:"checks"`           // those that were ok
+	Unwell         []string `json:"unwell,omitempty"` // those that were not
 	CloudGood      bool     `json:"cloud_good"`
 	FleetConnected bool     `json:"fleet_connected"`
 }
@@ -118,9 +123,16 @@ type State struct {
 	Previous *Release `json:"previous,omitempty"` // the one before it, kept in the other slot
 	Attempt  *Attempt `json:"attempt,omitempty"`  // nil at rest
 
-	Floor       uint64    `json:"floor"`        // counter of the last committed release
-	TrustedTime time.Time `json:"trusted_time"` // the latest time that something trusted has told
-	CommittedAt time.Time `json:"committed_at"`
+	Floor       uint64    `json:"floor"`                  // counter of the last committed release
+	FloorDigest string    `json:"floor_digest,omitempty"` // and what it holds: that one may come back
+	TrustedTime time.Time `json:"trusted_time,omitzero"`  // the latest time that something trusted has told
+
+	// When Active was committed: by the clock if it was set, and in seconds
+	// since that boot.
+	CommittedAt   time.Time `json:"committed_at,omitzero"`
+	CommittedBoot string    `json:"committed_boot,omitempty"`
+	CommittedUp   float64   `json:"committed_up,omitempty"`
+
 	// RescueUsed: after a commit, a crash loop goes back to Previous, but once.
 	RescueUsed bool `json:"rescue_used,omitempty"`
 
@@ -152,8 +164,8 @@ func (s *State) Failed(digest string) *Failure {
 // understand would take another file.
 const stateFormat = 1
 
-// maxStateBytes bounds the file; full lists have some 100 KiB.
-const maxStateBytes = 1 << 20
+// MaxStateBytes bounds the file; full lists have some 100 KiB.
+const MaxStateBytes = 1 << 20
 
 // ErrNoState is in the error of ParseState for a file that is no state, as a
 // failing disk leaves it.
@@ -161,7 +173,7 @@ var ErrNoState = errors.New("no update state")
 
 // ParseState reads a state file. Fields of later versions are ignored.
 func ParseState(data []byte) (*State, error) {
-	if len(data) > maxStateBytes {
+	if len(data) > MaxStateBytes {
 		return nil, fmt.Errorf("%w: %d bytes are too many", ErrNoState, len(data))
 	}
 	var s State
@@ -176,6 +188,8 @@ func ParseState(data []byte) (*State, error) {
 		return nil, fmt.Errorf("%w: state %q", ErrNoState, s.Phase)
 	case !validSlot(s.Active) || s.Previous != nil && !validSlot(*s.Previous):
 		return nil, fmt.Errorf("%w: a release without a slot", ErrNoState)
+	case s.Previous != nil && s.Previous.Slot == s.Active.Slot:
+		return nil, fmt.Errorf("%w: two releases in slot %s", ErrNoState, s.Active.Slot)
 	case !s.Phase.AtRest() && s.Attempt == nil:
 		return nil, fmt.Errorf("%w: %s without an attempt", ErrNoState, s.Phase)
 	case s.Phase == Staged || s.Phase == Trial:
@@ -200,7 +214,7 @@ func (s *State) Encode() ([]byte, error) {
 // agent, the status verbs. The error is fs.ErrNotExist where there was never a
 // watchdog.
 func ReadState(l Layout) (*State, error) {
-	data, err := readBounded(l.State(), maxStateBytes+1)
+	data, err := readBounded(l.State(), MaxStateBytes+1)
 	if err != nil {
 		return nil, err
 	}

@@ -144,4 +144,10 @@ type OTAHealth struct {
 	Active      string  `json:"active"`
 	Previous    string  `json:"previous"`
 	LastOutcome *string `json:"last_outcome"`
+
+	// Of what is ordered and has not ended.
+	Target          string   `json:"target,omitempty"`           // version
+	ProgressPercent *float64 `json:"progress_percent,omitempty"` // of the download; absent while there is none
+	WaitingFor      string   `json:"waiting_for,omitempty"`
+	LastError       string   `json:"last_error,omitempty"` // of the last try
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/pyvorin/pyvorin-edge/internal/clock"
 	"github.com/pyvorin/pyvorin-edge/internal/human"
 	"github.com/pyvorin/pyvorin-edge/internal/pemfile"
+	"github.com/pyvorin/pyvorin-edge/ota"
 	"github.com/pyvorin/pyvorin-edge/privacy"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
@@ -87,6 +88,7 @@ func (a *app) examine(ctx context.Context) []finding {
 	a.examineFiles(add)
 	examineClock(add)
 	a.examineAgent(ctx, add)
+	a.examineUpdates(ctx, add)
 	if cfg != nil && cfg.Cloud.Enabled {
 		examineEndpoint(ctx, cfg, add)
 	} else if cfg != nil {
@@ -153,6 +155,41 @@ func (a *app) examineAgent(ctx context.Context, add func(check, level, message s
 	for _, w := range d.Warnings {
 		add("agent", "warning", human.Plain(w))
 	}
+}
+
+// requestPatience is how long a watchdog may take to see a request.
+const requestPatience = time.Minute
+
+// examineUpdates looks whether an update could come, and how the last one went.
+func (a *app) examineUpdates(ctx context.Context, add func(check, level, message string)) {
+	u := &updates{app: a, component: ota.AgentComponent}
+	d, err := u.status(ctx)
+	if err != nil {
+		add("updates", "problem", err.Error())
+		return
+	}
+	if !d.Slots {
+		add("updates", "ok", "no slots in this base dir: nothing is updated")
+		return
+	}
+	rest := ota.Phase(d.State).AtRest()
+	if want := ota.SlotName(d.Committed.Slot); rest && d.Device.ActiveLink != want {
+		add("updates", "problem", fmt.Sprintf("active leads to %q instead of %s: start the agent anew, and the watchdog repairs it", d.Device.ActiveLink, want))
+	}
+	if d.Device.AnchorProblem != "" {
+		add("updates", "warning", "no bundle can be verified: "+d.Device.AnchorProblem)
+	}
+	if info, err := os.Lstat(u.home().Request()); err == nil && rest && time.Since(info.ModTime()) > requestPatience {
+		add("updates", "problem", fmt.Sprintf("a request came %s, and no watchdog takes it: is pyvorin-edge-watchdog.path active?", human.Ago(info.ModTime(), time.Now())))
+	}
+	level, last := "ok", ""
+	if d.Last != nil {
+		last = "; last: " + human.Plain(d.Last.String())
+		if d.Last.Result != ota.Installed {
+			level = "warning"
+		}
+	}
+	add("updates", level, fmt.Sprintf("%s, %s%s", d.State, releaseText(*d.Committed), last))
 }
 
 // examineEndpoint goes the way of a delivery up to the TLS handshake.

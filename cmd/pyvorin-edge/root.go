@@ -65,10 +65,13 @@ func newRoot() *cobra.Command {
 		newWatchdog(a),
 		newStatus(a),
 		newDoctor(a),
+		newProvision(a),
 		newConfig(a),
 		newSensors(a),
 		newPrivacy(a),
 		newQueue(a),
+		newOTA(a),
+		newSelftest(a),
 		cli.NewVersion("pyvorin-edge"),
 	)
 	addBuildVerbs(root)

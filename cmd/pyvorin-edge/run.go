@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	stdlog "log"
 	"os"
 	"os/signal"
 	"strings"
@@ -44,6 +45,8 @@ ends the process without waiting for deliveries; nothing queued is lost.`,
 				}
 			}
 			log := newLogger(cfg.Logging, cmd.ErrOrStderr())
+			stdlog.SetFlags(0)
+			stdlog.SetOutput(log) // what libraries say
 			ag, err := agent.New(agent.Options{
 				Paths:    a.paths(),
 				Config:   cfg,

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pyvorin/pyvorin-edge/internal/human"
+	"github.com/pyvorin/pyvorin-edge/ota"
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
@@ -81,7 +82,21 @@ func printStatus(out io.Writer, d wire.Health, now time.Time) error {
 	}
 	row("checks", "%s", strings.Join(checks, " "))
 	row("config", "%s", d.Agent.ConfigHash)
+	if text := updateText(d.OTA); text != "" {
+		row("update", "%s", text)
+	}
 	return w.Flush()
+}
+
+// updateText says how the device's last update stands, "" when it never had one.
+func updateText(o wire.OTAHealth) string {
+	switch {
+	case o.State != "" && !ota.Phase(o.State).AtRest():
+		return fmt.Sprintf("%s (see 'pyvorin-edge ota status')", o.State)
+	case o.LastOutcome != nil:
+		return human.Plain(*o.LastOutcome)
+	}
+	return ""
 }
 
 func slotText(slot string) string {

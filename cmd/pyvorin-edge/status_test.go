@@ -41,6 +41,23 @@ func TestStatusOfTheCloud(t *testing.T) {
 	}
 }
 
+func TestStatusOfUpdates(t *testing.T) {
+	last := "rolled back 1.1.0: it \x1b[2Jended"
+	for _, tt := range []struct {
+		ota  wire.OTAHealth
+		want string
+	}{
+		{wire.OTAHealth{State: "committed", Active: "1.0.0"}, ""},
+		{wire.OTAHealth{State: "trial", Active: "1.1.0", LastOutcome: &last}, "trial (see 'pyvorin-edge ota status')"},
+		{wire.OTAHealth{State: "rolled_back", Active: "1.0.0", LastOutcome: &last}, `rolled back 1.1.0: it \x1b[2Jended`},
+		{wire.OTAHealth{}, ""}, // an agent that does not say
+	} {
+		if got := updateText(tt.ota); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.ota, got, tt.want)
+		}
+	}
+}
+
 func TestDoctor(t *testing.T) {
 	dir := t.TempDir()
 	receiver, err := net.Listen("tcp", "127.0.0.1:0")

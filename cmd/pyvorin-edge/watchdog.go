@@ -216,6 +216,9 @@ Without it all files belong to the user who runs this.`,
 				return err
 			}
 			defer done()
+			if err := makeInbox(ota.Layout{Base: a.paths().Base}, options.User); err != nil {
+				return err
+			}
 			return watchdog.Locked(cmd.Context(), ota.Layout{Base: a.paths().Base}, 0, func() error {
 				return watchdog.Supervise(cmd.Context(), w, child, log)
 			})
@@ -225,6 +228,21 @@ Without it all files belong to the user who runs this.`,
 	cmd.Flags().DurationVar(&ping, "ping-timeout", 30*time.Second, "kill the agent when it gives no sign of life for so long; 0 is never")
 	cmd.Flags().DurationVar(&stop, "stop-timeout", 20*time.Second, "kill the agent when it has not ended so long after it was asked to")
 	return cmd
+}
+
+// makeInbox makes the folder in which the agent, who runs as as, asks.
+func makeInbox(l ota.Layout, as *watchdog.User) error {
+	err := os.Mkdir(l.Inbox(), 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil && as != nil {
+		err = os.Lchown(l.Inbox(), int(as.UID), int(as.GID))
+	}
+	if err != nil {
+		return fmt.Errorf("make the inbox: %w", err)
+	}
+	return nil
 }
 
 // childOutput is where the agent's own output goes: to the same file where it

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,7 +15,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
+
+	"github.com/pyvorin/pyvorin-edge/internal/procgroup"
 )
 
 // exitConfig is EX_CONFIG of sysexits.h: starting again cannot help.
@@ -60,6 +59,7 @@ type Child struct {
 
 	mu     sync.Mutex
 	status Status
+	began  time.Time   // when what runs was started
 	ends   []time.Time // of late, by itself
 }
 
@@ -68,6 +68,9 @@ func NewChild(o ChildOptions) (*Child, error) {
 	if len(o.Argv) == 0 {
 		return nil, errors.New("a child needs a command")
 	}
+	if path := notifyPath(o.RuntimeDir); len(path) > maxSocketPath {
+		return nil, fmt.Errorf("the path of the socket %s has more than %d bytes; choose a base dir with a shorter name", path, maxSocketPath)
+	}
 	return &Child{o: o, restarts: make(chan chan error)}, nil
 }
 
@@ -75,7 +78,9 @@ func NewChild(o ChildOptions) (*Child, error) {
 func (c *Child) Status(context.Context) (Status, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.status, nil
+	s := c.status
+	s.GaveUp = s.GaveUp && !(s.Running && time.Since(c.began) > settled)
+	return s, nil
 }
 
 // Restart implements Service. Run must be running.
@@ -96,7 +101,7 @@ func (c *Child) Restart(ctx context.Context) error {
 
 // Run keeps the process running until ctx ends, then stops it.
 func (c *Child) Run(ctx context.Context) error {
-	notify, err := listenNotify(c.o.RuntimeDir)
+	notify, err := listenNotify(c.o.RuntimeDir, c.o.User)
 	if err != nil {
 		return err
 	}
@@ -119,40 +124,46 @@ func (c *Child) Run(ctx context.Context) error {
 				c.ended(p.end())
 			}
 		}
-		if ctx.Err() != nil {
+		if answer == nil && ctx.Err() == nil {
+			if time.Since(began) > settled {
+				delay = restartDelayMin
+			}
+			answer = c.rest(ctx, delay)
+			delay = min(2*delay, restartDelayMax)
+		}
+		switch {
+		case ctx.Err() != nil:
+			if answer != nil {
+				answer <- ctx.Err()
+			}
 			c.set(func(s *Status) { s.Running, s.PID = false, 0 })
 			return nil
-		}
-		if answer != nil {
-			c.set(func(s *Status) { *s = Status{} })
-			c.mu.Lock()
-			c.ends = nil
-			c.mu.Unlock()
+		case answer != nil:
 			delay = restartDelayMin
-			continue
-		}
-		if time.Since(began) > settled {
-			delay = restartDelayMin
-		}
-		wait := time.NewTimer(delay)
-		if st, _ := c.Status(ctx); st.ExitCode == exitConfig {
-			wait.Stop() // only a Restart helps
-		}
-		delay = min(2*delay, restartDelayMax)
-		select {
-		case <-ctx.Done():
-			wait.Stop()
-			return nil
-		case answer = <-c.restarts:
-			wait.Stop()
 			c.mu.Lock()
 			c.status, c.ends = Status{}, nil
 			c.mu.Unlock()
-			delay = restartDelayMin
-		case <-wait.C:
+		default:
 			c.set(func(s *Status) { s.Restarts++ })
 		}
 	}
+}
+
+// rest waits before another start, for ever if starting again cannot help. A
+// Restart ends it: then its answer channel is returned.
+func (c *Child) rest(ctx context.Context, delay time.Duration) chan error {
+	wait := time.NewTimer(delay)
+	defer wait.Stop()
+	if st, _ := c.Status(ctx); st.ExitCode == exitConfig {
+		wait.Stop()
+	}
+	select {
+	case answer := <-c.restarts:
+		return answer
+	case <-ctx.Done():
+	case <-wait.C:
+	}
+	return nil
 }
 
 // ended records an end that nobody asked for.
@@ -187,8 +198,7 @@ type process struct {
 func (c *Child) start(notify *notifySocket) (*process, error) {
 	cmd := exec.Command(c.o.Argv[0], c.o.Argv[1:]...)
 	cmd.Dir = c.o.Dir
-	cmd.Env = append([]string{}, c.o.Env...)
-	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify.path)
+	cmd.Env = append(ownEnviron(c.o.Env), "NOTIFY_SOCKET="+notify.path)
 	if c.o.PingTimeout > 0 {
 		cmd.Env = append(cmd.Env, "WATCHDOG_USEC="+strconv.FormatInt(c.o.PingTimeout.Microseconds(), 10))
 	}
@@ -215,9 +225,19 @@ func (c *Child) start(notify *notifySocket) (*process, error) {
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.o.Argv[0], err)
 	}
-	c.set(func(s *Status) { s.Running, s.PID = true, cmd.Process.Pid })
+	c.set(func(s *Status) { s.Running, s.PID, c.began = true, cmd.Process.Pid, time.Now() })
 	c.o.Log.Info().Int("pid", cmd.Process.Pid).Msg("process started")
 	return p, nil
+}
+
+// managed are the variables by which a service manager talks to what it starts.
+// Those of the one that started this process are not the child's.
+var managed = []string{"NOTIFY_SOCKET=", "WATCHDOG_USEC=", "WATCHDOG_PID=", "LISTEN_FDS=", "LISTEN_PID=", "LISTEN_FDNAMES="}
+
+func ownEnviron(env []string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(v string) bool {
+		return slices.ContainsFunc(managed, func(name string) bool { return strings.HasPrefix(v, name) })
+	})
 }
 
 // watch returns when the process ended, ctx ended, it stopped pinging (and was
@@ -253,7 +273,6 @@ func (c *Child) watch(ctx context.Context, p *process, notify *notifySocket) cha
 
 // stop ends the process and what it started, and waits for it.
 func (p *process) stop(patience time.Duration) {
-	group := -p.cmd.Process.Pid
 	select {
 	case <-p.exited:
 	default:
@@ -264,9 +283,10 @@ func (p *process) stop(patience time.Duration) {
 			case <-time.After(patience):
 			}
 		}
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+		<-p.exited
 	}
-	_ = syscall.Kill(group, syscall.SIGKILL)
-	<-p.exited
+	procgroup.End(p.cmd)
 }
 
 // end tells how the process ended.
@@ -277,84 +297,4 @@ func (p *process) end() Status {
 		s.Reason = p.killed
 	}
 	return s
-}
-
-// notifySocket takes sd_notify messages.
-type notifySocket struct {
-	path     string
-	conn     *net.UnixConn
-	messages chan notification
-	closed   chan struct{}
-}
-
-type notification struct {
-	pid   int  // who sent it, by the kernel's word
-	alive bool // READY=1 or WATCHDOG=1
-}
-
-func listenNotify(dir string) (*notifySocket, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make runtime dir: %w", err)
-	}
-	n := &notifySocket{path: filepath.Join(dir, "notify.sock"), messages: make(chan notification, 16), closed: make(chan struct{})}
-	if err := os.Remove(n.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove old notify socket: %w", err)
-	}
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: n.path, Net: "unixgram"})
-	if err != nil {
-		return nil, fmt.Errorf("listen for notifications: %w", err)
-	}
-	n.conn = conn
-	raw, err := conn.SyscallConn()
-	if err == nil {
-		var setErr error
-		err = raw.Control(func(fd uintptr) { setErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) })
-		err = errors.Join(err, setErr)
-	}
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("listen for notifications: %w", err)
-	}
-	go n.receive()
-	return n, nil
-}
-
-func (n *notifySocket) receive() {
-	defer close(n.closed)
-	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(unix.SizeofUcred))
-	for {
-		size, oobSize, _, _, err := n.conn.ReadMsgUnix(buf, oob)
-		if err != nil {
-			return
-		}
-		message := notification{pid: senderOf(oob[:oobSize])}
-		for line := range strings.Lines(string(buf[:size])) {
-			line = strings.TrimSuffix(line, "\n")
-			message.alive = message.alive || line == "READY=1" || line == "WATCHDOG=1"
-		}
-		select {
-		case n.messages <- message:
-		default: // nobody looks; a later ping will do
-		}
-	}
-}
-
-// senderOf returns the process id in a datagram's credentials, or 0.
-func senderOf(oob []byte) int {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return 0
-	}
-	for _, m := range messages {
-		if cred, err := unix.ParseUnixCredentials(&m); err == nil {
-			return int(cred.Pid)
-		}
-	}
-	return 0
-}
-
-func (n *notifySocket) close() {
-	n.conn.Close()
-	<-n.closed
-	os.Remove(n.path)
 }

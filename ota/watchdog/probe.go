@@ -29,7 +29,7 @@ type Report struct {
 	Version        string // "" where it does not say
 	Checks         map[string]wire.CheckState
 	CloudGood      bool // deliveries work, or were not needed yet
-	CloudProven    bool // one did
+	CloudProven    bool // one did since it was started
 	FleetConnected bool
 }
 
@@ -39,15 +39,23 @@ func (r Report) Baseline() *ota.Baseline {
 	for name, state := range r.Checks {
 		if state == wire.CheckOK {
 			b.Checks = append(b.Checks, name)
+		} else {
+			b.Unwell = append(b.Unwell, name)
 		}
 	}
 	slices.Sort(b.Checks)
+	slices.Sort(b.Unwell)
 	return b
 }
 
 const (
 	lookTimeout    = 3 * time.Second
 	maxHealthBytes = 1 << 20
+	maxHeaderBytes = 16 << 10
+
+	// What a report may have is kept in the state, so it is bounded too.
+	maxChecks     = 128
+	maxCheckBytes = 128
 )
 
 // Agent is the Probe of an agent: the /health document on its unix socket. It
@@ -60,7 +68,8 @@ func (a Agent) Look(ctx context.Context, pid int) (Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	transport := &http.Transport{
-		DisableKeepAlives: true,
+		DisableKeepAlives:      true,
+		MaxResponseHeaderBytes: maxHeaderBytes,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := (&net.Dialer{}).DialContext(ctx, "unix", a.Socket)
 			if err != nil {
@@ -86,13 +95,39 @@ func (a Agent) Look(ctx context.Context, pid int) (Report, error) {
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxHealthBytes)).Decode(&h); err != nil {
 		return Report{}, fmt.Errorf("ask for health: the answer is not valid: %w", err)
 	}
+	if err := checkHealth(&h); err != nil {
+		return Report{}, fmt.Errorf("ask for health: %w", err)
+	}
+	return reportOf(&h, time.Now()), nil
+}
+
+func checkHealth(h *wire.Health) error {
+	if h.Version == "" {
+		return errors.New("the answer has no version")
+	}
+	if len(h.Checks) > maxChecks {
+		return fmt.Errorf("the answer has more than %d checks", maxChecks)
+	}
+	for name := range h.Checks {
+		if len(name) > maxCheckBytes {
+			return fmt.Errorf("the answer has a check whose name has more than %d bytes", maxCheckBytes)
+		}
+	}
+	return nil
+}
+
+// reportOf sums up a health document of now.
+func reportOf(h *wire.Health, now time.Time) Report {
+	// The queue remembers the last delivery across restarts. It proves something
+	// only of the process that made it.
+	began := now.Add(-time.Duration(h.UptimeSeconds+1) * time.Second)
 	return Report{
 		Version:        h.Version,
 		Checks:         h.Checks,
 		CloudGood:      h.Cloud.Enabled && h.Cloud.LastError == nil && h.Cloud.Paused == "",
-		CloudProven:    h.Cloud.LastFlushTime != nil,
+		CloudProven:    h.Cloud.LastFlushTime != nil && h.Cloud.LastFlushTime.After(began),
 		FleetConnected: h.Fleet.Connected,
-	}, nil
+	}
 }
 
 // peerOf returns the process at the other end.
@@ -148,7 +183,7 @@ func (e Endpoint) get(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	resp, err := (&http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeaderBytes}).RoundTrip(req)
 	if err != nil {
 		return err
 	}

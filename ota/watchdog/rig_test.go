@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +27,13 @@ import (
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain is also what the children in these tests run.
+func TestMain(m *testing.M) {
+	if mode := os.Getenv(childMode); mode != "" {
+		os.Exit(childMain(mode))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // today is when the tests play.
 var today = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
@@ -36,7 +43,8 @@ var today = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 type rig struct {
 	t       *testing.T
 	dir     string
-	disk    disk.FS // of dir; a test may wrap it
+	real    *disk.OS // of dir
+	disk    disk.FS  // the same; a test may wrap it
 	device  *device
 	options Options
 
@@ -57,6 +65,9 @@ type device struct {
 	restarts int
 	starts   []string // versions, as they were started
 	looks    int      // at what runs, since its start
+
+	onLook  func()       // before each look at what runs
+	refuses func() error // to restart
 }
 
 // behaviour is how a version behaves; nil is well.
@@ -66,6 +77,7 @@ type behaviour struct {
 	hangs      bool
 	says       string // version that it claims
 	report     func(looks int) Report
+	gaveUp     bool // from its first crash on
 }
 
 func newRig(t *testing.T) *rig {
@@ -76,7 +88,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { fsys.Close() })
-	r := &rig{t: t, dir: dir, disk: fsys, release: key(1), command: key(2)}
+	r := &rig{t: t, dir: dir, real: fsys, disk: fsys, release: key(1), command: key(2)}
 	anchor, err := trust.NewAnchor(trust.AnchorSpec{Version: 2, Keys: map[trust.Role][]ed25519.PublicKey{
 		trust.RootRole:    {public(key(3))},
 		trust.ReleaseRole: {public(r.release)},
@@ -93,14 +105,9 @@ func newRig(t *testing.T) *rig {
 	r.device = &device{dir: dir, behaves: map[string]*behaviour{}, boots: 1, uptime: time.Minute, wall: today, synced: true}
 	r.options = Options{
 		Component: ota.AgentComponent,
-		Layout:    ota.Layout{Base: dir},
-		Service:   r.device,
-		Probe:     r.device,
 		Target:    bundle.Target{OS: "linux", Arch: "arm64"},
 		Seed:      &Seed{Path: seed, Version: "1.0.0"},
 		Free:      func() (int64, error) { return 1 << 40, nil },
-		Clock:     r.device,
-		Uptime:    func() time.Duration { r.device.uptime += time.Second; return r.device.uptime },
 		Build:     today.AddDate(0, -1, 0),
 		Poll:      time.Nanosecond,
 		Log:       zerolog.Nop(),
@@ -108,6 +115,85 @@ func newRig(t *testing.T) *rig {
 	must(t, r.watchdog().Boot())
 	r.device.start()
 	return r
+}
+
+// fork returns a device that is as this one is now. Files that are never
+// written in place are shared.
+func (r *rig) fork() *rig {
+	r.t.Helper()
+	dir, err := os.MkdirTemp(filepath.Dir(r.dir), "watchdog-*")
+	must(r.t, err)
+	r.t.Cleanup(func() { os.RemoveAll(dir) })
+	must(r.t, copyTree(r.dir, dir))
+	fsys, err := disk.Open(dir)
+	must(r.t, err)
+	r.t.Cleanup(func() { fsys.Close() })
+	twin, d := *r, *r.device
+	twin.dir, twin.real, twin.disk, twin.device = dir, fsys, fsys, &d
+	d.dir, d.starts = dir, slices.Clone(d.starts)
+	return &twin
+}
+
+// remove gives up what fork made, before the test ends.
+func (r *rig) remove() {
+	r.real.Close()
+	os.RemoveAll(r.dir)
+	os.RemoveAll(r.dir + ".graves")
+}
+
+func copyTree(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		old, now := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
+		switch {
+		case e.IsDir():
+			info, err := e.Info()
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(os.Mkdir(now, info.Mode().Perm()), copyTree(old, now)); err != nil {
+				return err
+			}
+		case e.Type()&os.ModeSymlink != 0:
+			target, err := os.Readlink(old)
+			if err := errors.Join(err, os.Symlink(target, now)); err != nil {
+				return err
+			}
+		case now == filepath.Join(to, filepath.Base(historyFile)):
+			data, err := os.ReadFile(old)
+			if err := errors.Join(err, os.WriteFile(now, data, 0o644)); err != nil {
+				return err
+			}
+		default:
+			if err := os.Link(old, now); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// damage truncates the program in a slot.
+func (r *rig) damage(slot string) {
+	r.t.Helper()
+	program := filepath.Join(r.dir, slot, "pyvorin-edge")
+	must(r.t, os.Remove(program)) // a fork may have it too
+	must(r.t, os.WriteFile(program, []byte("pro"), 0o755))
+}
+
+// sound checks that active names a release that may run.
+func (r *rig) sound() {
+	r.t.Helper()
+	target, err := os.Readlink(filepath.Join(r.dir, "active"))
+	must(r.t, err)
+	w := r.watchdog()
+	must(r.t, w.load())
+	if _, err := w.inspect(strings.TrimPrefix(target, "slot-")); err != nil {
+		r.t.Fatalf("active names a slot that must not run: %v", err)
+	}
 }
 
 // tempDir returns a folder in memory where there is such a thing: these tests
@@ -139,7 +225,12 @@ func must(t *testing.T, err error) {
 func (r *rig) watchdog() *Watchdog {
 	r.t.Helper()
 	o := r.options
-	o.Disk, o.Home = r.disk, r.disk
+	o.Layout = ota.Layout{Base: r.dir}
+	o.Service, o.Probe, o.Clock = r.device, r.device, r.device
+	o.Uptime = func() time.Duration { r.device.uptime += time.Second; return r.device.uptime }
+	if o.Disk == nil {
+		o.Disk, o.Home = r.disk, r.disk
+	}
 	o.BootID = fmt.Sprint("boot ", r.device.boots)
 	w, err := New(o)
 	must(r.t, err)
@@ -228,6 +319,43 @@ func (r *rig) run() *ota.State {
 	return r.check(w)
 }
 
+// runUntil runs the watchdog and kills it before its look number n.
+func (r *rig) runUntil(n int) {
+	r.t.Helper()
+	ctx, kill := context.WithCancel(r.t.Context())
+	defer kill()
+	r.device.onLook = func() {
+		if n--; n < 0 {
+			kill()
+		}
+	}
+	defer func() { r.device.onLook = nil }()
+	if err := r.watchdog().Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		r.t.Fatal(err)
+	}
+}
+
+// state reads the state as it is on the disk.
+func (r *rig) state() *ota.State {
+	r.t.Helper()
+	s, err := ota.ReadState(ota.Layout{Base: r.dir})
+	must(r.t, err)
+	return s
+}
+
+// outcome returns what the history says of a request.
+func (r *rig) outcome(id string) ota.Outcome {
+	r.t.Helper()
+	history, err := ota.ReadHistory(ota.Layout{Base: r.dir})
+	must(r.t, err)
+	for _, o := range history {
+		if o.ID == id {
+			return o
+		}
+	}
+	return ota.Outcome{}
+}
+
 // install brings a version onto the device that is expected to stay.
 func (r *rig) install(version string, counter uint64) {
 	r.t.Helper()
@@ -265,6 +393,9 @@ func (r *rig) check(w *Watchdog) *ota.State {
 	entries, err := os.ReadDir(r.dir)
 	must(r.t, err)
 	for _, e := range entries {
+		if info, err := e.Info(); err != nil || !w.mine(ownerOf(info)) {
+			continue // nobody's business
+		}
 		if strings.HasSuffix(e.Name(), ".new") || strings.HasSuffix(e.Name(), ".old") {
 			r.t.Fatalf("%s is left", e.Name())
 		}
@@ -317,12 +448,20 @@ func (d *device) version() string {
 }
 
 func (d *device) Restart(context.Context) error {
+	if d.refuses != nil {
+		if err := d.refuses(); err != nil {
+			return err
+		}
+	}
 	d.restarts = 0
 	d.start()
 	return nil
 }
 
 func (d *device) Status(context.Context) (Status, error) {
+	if d.onLook != nil {
+		d.onLook()
+	}
 	if d.running == "" {
 		return Status{GaveUp: true, ExitCode: -1, Reason: "nothing to start"}, nil
 	}
@@ -332,7 +471,7 @@ func (d *device) Status(context.Context) (Status, error) {
 	if b != nil && b.crashAfter > 0 && d.looks >= b.crashAfter {
 		d.looks = 0
 		d.restarts++
-		s = Status{Restarts: d.restarts, ExitCode: b.exit, Reason: "exit status", GaveUp: d.restarts >= 5 || b.exit == exitConfig}
+		s = Status{Restarts: d.restarts, ExitCode: b.exit, Reason: "exit status", GaveUp: d.restarts >= 5 || b.exit == exitConfig || b.gaveUp}
 	}
 	return s, nil
 }

@@ -16,7 +16,7 @@ import (
 
 const (
 	selftestTimeout  = time.Minute
-	maxSelftestBytes = 4 << 10
+	maxSelftestBytes = 400 // of what it printed last, which says what failed
 )
 
 // User is whom a program runs as; nil is the watchdog's own user.
@@ -51,8 +51,8 @@ func RunSelftest(ctx context.Context, dir string, argv []string, user *User) err
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		err = fmt.Errorf("not done within %v", selftestTimeout)
 	}
-	if line := clip(strings.TrimSpace(said.String())); line != "" {
-		return fmt.Errorf("%w: %s", err, line)
+	if text := strings.TrimSpace(said.String()); text != "" {
+		return fmt.Errorf("%w: %s", err, plain(strings.ReplaceAll(text, "\n", "; "), maxSelftestBytes))
 	}
 	return err
 }

@@ -10,7 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"syscall"
+	"slices"
+	"time"
 
 	"github.com/pyvorin/pyvorin-edge/ota"
 	"github.com/pyvorin/pyvorin-edge/ota/bundle"
@@ -23,8 +24,11 @@ const (
 	suffixOld = ".old"
 )
 
-// agentProgram is the file of a seeded slot.
-const agentProgram = ota.AgentComponent
+// agentProgram is the file of a seeded slot, and seedPerm its mode.
+const (
+	agentProgram = ota.AgentComponent
+	seedPerm     = 0o755
+)
 
 // inspect returns what a slot holds, after reading and hashing all of it. The
 // error says why it must not run.
@@ -37,10 +41,11 @@ func (w *Watchdog) inspect(slot string) (*ota.Release, error) {
 	if !info.IsDir() {
 		return nil, fmt.Errorf("look at slot %s: %w", slot, disk.ErrNotRegular)
 	}
-	if owned, err := w.owned(dir); err != nil {
-		return nil, fmt.Errorf("look at slot %s: %w", slot, err)
-	} else if !owned {
+	switch {
+	case !w.mine(ownerOf(info)):
 		return nil, fmt.Errorf("slot %s belongs to another user", slot)
+	case w.o.CheckOwners && info.Mode().Perm()&0o022 != 0:
+		return nil, fmt.Errorf("slot %s can be changed by others (%v)", slot, info.Mode())
 	}
 	files := disk.Sub(w.o.Disk, dir)
 	m, err := bundle.ReadInstalled(files)
@@ -67,6 +72,11 @@ func (w *Watchdog) inspectSeeded(slot string) (*ota.Release, error) {
 		return nil, fmt.Errorf("slot %s has neither a manifest nor a seed: %w", slot, err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, fmt.Errorf("read slot %s: %w", slot, err)
+	} else if info.Mode() != seedPerm {
+		return nil, fmt.Errorf("the program in slot %s has the mode %v", slot, info.Mode())
+	}
 	digest, err := digestOf(f)
 	if err != nil {
 		return nil, fmt.Errorf("read slot %s: %w", slot, err)
@@ -111,66 +121,85 @@ func digestOf(r io.Reader) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// seed fills slot a with the package's program.
+// seed fills slot a with the package's program, unless that is there.
 func (w *Watchdog) seed() (*ota.Release, error) {
 	if w.o.Seed == nil {
 		return nil, errors.New("there is none")
 	}
-	dir := ota.SlotName(ota.SlotA) + suffixNew
-	if err := disk.RemoveAll(w.o.Disk, dir); err != nil {
-		return nil, fmt.Errorf("seed slot a: %w", err)
-	}
-	if err := w.o.Disk.Mkdir(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("seed slot a: %w", err)
-	}
-	wrote, err := w.copySeed(path.Join(dir, agentProgram))
-	if err != nil {
-		return nil, fmt.Errorf("seed slot a: %w", err)
-	}
-	if err := w.o.Disk.SyncDir(dir); err != nil {
-		return nil, fmt.Errorf("seed slot a: %w", err)
-	}
-	if err := w.replaceSlot(ota.SlotA); err != nil {
-		return nil, err
-	}
-	found, err := w.inspectSeeded(ota.SlotA)
+	digest, err := w.seedDigest()
 	if err != nil {
 		return nil, err
 	}
-	if found.Digest != wrote {
-		return nil, errors.New("seed slot a: what is read back is not what was written; the disk may be failing")
+	if found, err := w.inspect(ota.SlotA); err == nil && found.Seed && found.Digest == digest {
+		return found, nil
 	}
-	return found, nil
+	if err := w.fillWithSeed(digest); err != nil {
+		w.sweep(ota.SlotName(ota.SlotA) + suffixNew) // the disk may be full
+		return nil, fmt.Errorf("seed slot a: %w", err)
+	}
+	return w.inspectSeeded(ota.SlotA)
 }
 
-func (w *Watchdog) copySeed(name string) (digest string, err error) {
+func (w *Watchdog) fillWithSeed(digest string) error {
+	dir := ota.SlotName(ota.SlotA) + suffixNew
+	if err := w.clear(dir); err != nil {
+		return err
+	}
+	if err := w.o.Disk.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := w.copySeed(path.Join(dir, agentProgram)); err != nil {
+		return err
+	}
+	if err := w.o.Disk.SyncDir(dir); err != nil {
+		return err
+	}
+	f, err := w.o.Disk.Open(path.Join(dir, agentProgram))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if wrote, err := digestOf(f); err != nil {
+		return err
+	} else if wrote != digest {
+		return errors.New("what is read back is not what was written; the disk may be failing")
+	}
+	return w.replaceSlot(ota.SlotA)
+}
+
+func (w *Watchdog) copySeed(name string) error {
 	from, err := os.Open(w.o.Seed.Path)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer from.Close()
-	to, err := w.o.Disk.Create(name, 0o755)
+	to, err := w.o.Disk.Create(name, seedPerm)
 	if err != nil {
-		return "", err
+		return err
 	}
-	h := sha256.New()
-	_, err = io.Copy(io.MultiWriter(to, h), from)
+	_, err = io.Copy(to, from)
 	if err == nil {
 		err = to.Sync()
 	}
-	return hex.EncodeToString(h.Sum(nil)), errors.Join(err, to.Close())
+	return errors.Join(err, to.Close())
 }
 
 // replaceSlot puts slot-x.new, which is complete, in the place of slot-x. A
 // power cut in between leaves slot-x.old, which tidy puts back.
 func (w *Watchdog) replaceSlot(slot string) error {
 	name := ota.SlotName(slot)
+	w.clearForeign(name)
+	if err := w.clear(name + suffixOld); err != nil {
+		return fmt.Errorf("replace slot %s: %w", slot, err)
+	}
 	err := w.o.Disk.Rename(name, name+suffixOld)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	if err == nil {
-		err = w.o.Disk.Rename(name+suffixNew, name)
+		if err = w.o.Disk.Rename(name+suffixNew, name); err != nil {
+			err = errors.Join(err, w.putBack(name))
+		}
 	}
 	if err == nil {
 		err = w.o.Disk.SyncDir(".")
@@ -178,26 +207,8 @@ func (w *Watchdog) replaceSlot(slot string) error {
 	if err != nil {
 		return fmt.Errorf("replace slot %s: %w", slot, err)
 	}
-	if err := disk.RemoveAll(w.o.Disk, name+suffixOld); err != nil {
-		return fmt.Errorf("remove what was in slot %s: %w", slot, err)
-	}
+	w.sweep(name + suffixOld)
 	return nil
-}
-
-// owned reports whether name belongs to the user whom the watchdog trusts.
-func (w *Watchdog) owned(name string) (bool, error) {
-	info, err := w.o.Disk.Lstat(name)
-	if err != nil {
-		return false, err
-	}
-	return !w.o.CheckOwners || ownerOf(info) == w.o.Owner, nil
-}
-
-func ownerOf(info fs.FileInfo) uint32 {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return st.Uid
-	}
-	return ^uint32(0)
 }
 
 // found makes the first state, of what the slots hold: active's release, else
@@ -207,8 +218,8 @@ func (w *Watchdog) found() error {
 		return err
 	}
 	slots := []string{ota.SlotA, ota.SlotB}
-	if target, err := w.o.Disk.Readlink(activeLink); err == nil && target == ota.SlotName(ota.SlotB) {
-		slots = []string{ota.SlotB, ota.SlotA}
+	if w.activated(ota.SlotB) {
+		slices.Reverse(slots)
 	}
 	var releases []*ota.Release
 	for _, slot := range slots {
@@ -227,12 +238,27 @@ func (w *Watchdog) found() error {
 		}
 		releases = append(releases, r)
 	}
-	s := &ota.State{Phase: ota.Committed, Active: *releases[0], Floor: releases[0].Counter}
+	s := &ota.State{Phase: ota.Committed, Active: *releases[0]}
+	for _, r := range releases {
+		// The state that knew which one was committed last is lost: neither may
+		// be undercut.
+		if r.Counter > s.Floor {
+			s.Floor, s.FloorDigest = r.Counter, r.Digest
+		}
+	}
 	if len(releases) > 1 {
+		// Perhaps what runs was on trial. If it crashes, it is taken back.
 		s.Previous = releases[1]
-		// The state that knew which one was committed last is lost: neither
-		// may be undercut.
-		s.Floor = max(s.Floor, releases[1].Counter)
+		w.stampCommit(s)
 	}
 	return w.save(s)
+}
+
+// stampCommit writes down when Active was committed.
+func (w *Watchdog) stampCommit(s *ota.State) {
+	s.CommittedAt, s.RescueUsed = time.Time{}, false
+	if w.o.Clock.State().Set {
+		s.CommittedAt = w.now()
+	}
+	s.CommittedBoot, s.CommittedUp = w.o.BootID, w.o.Uptime().Seconds()
 }

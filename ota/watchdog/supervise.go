@@ -2,13 +2,10 @@ package watchdog
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/pyvorin/pyvorin-edge/ota"
 )
 
 const (
@@ -37,7 +34,7 @@ func Supervise(ctx context.Context, w *Watchdog, child *Child, log zerolog.Logge
 			if w.wanted(ctx) {
 				if err := w.Run(ctx); err != nil && ctx.Err() == nil {
 					log.Error().Err(err).Msg("watchdog failed, tried again soon")
-					wait = time.After(superviseRetry)
+					wait, w.crashLoop = time.After(superviseRetry), false
 				}
 			}
 			select {
@@ -50,27 +47,14 @@ func Supervise(ctx context.Context, w *Watchdog, child *Child, log zerolog.Logge
 	return group.Wait()
 }
 
-// wanted reports whether a Run may find something to do.
+// wanted reports whether a Run may find something to do. A crash loop is looked
+// into once: what can be done about it is done then.
 func (w *Watchdog) wanted(ctx context.Context) bool {
-	if w.state == nil || !w.state.Phase.AtRest() {
-		return true
-	}
-	if _, err := w.o.Home.Lstat(requestFile); err == nil {
+	if w.state == nil || !w.state.Phase.AtRest() || w.asked() {
 		return true
 	}
 	status, err := w.o.Service.Status(ctx)
-	return err == nil && status.GaveUp && !w.state.RescueUsed && w.state.Previous != nil
-}
-
-// ErrBusy is what Locked returns when another watchdog is at work.
-var ErrBusy = errors.New("another watchdog is at work")
-
-// Locked runs f while this process holds the lock of the component, which it
-// waits for as long as patience. The folder for it is made where it is absent.
-func Locked(ctx context.Context, l ota.Layout, patience time.Duration, f func() error) error {
-	lock, err := takeLock(ctx, l, patience)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(), lock.Unlock())
+	began := err == nil && status.GaveUp && !w.crashLoop
+	w.crashLoop = err == nil && status.GaveUp
+	return began
 }

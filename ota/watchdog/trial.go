@@ -11,20 +11,38 @@ import (
 )
 
 const (
-	// restartPatience bounds how long the service manager may take for a restart.
-	restartPatience = 2 * time.Minute
-	restartTries    = 5
-	restartPause    = time.Second
+	// restartPatience bounds how long the service manager may take for a
+	// restart. It is longer than systemd's usual time to stop a unit and its
+	// usual time to start one together.
+	restartPatience = 4 * time.Minute
+	restartTries    = 6 // with pauses from Options.Poll on, each twice the one before
+
+	// baselineTries is how often what runs is asked how it is.
+	baselineTries = 3
+	// baselinePatience is how long what runs is given, after an interruption, to
+	// become what it was before it.
+	baselinePatience = 3 * time.Minute
 
 	// maxRestartsKept bounds Attempt.Restarts.
 	maxRestartsKept = 2 * crashes
 )
 
 // beginTrial turns a staged release into one on trial, and judges it.
-func (w *Watchdog) beginTrial(ctx context.Context) error {
+// Interrupted says that since the update was asked for the machine, or the
+// watchdog, was started anew.
+func (w *Watchdog) beginTrial(ctx context.Context, interrupted bool) error {
 	baseline := w.baseline(ctx)
+	if interrupted {
+		baseline = w.recovered(ctx, baseline)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	err := w.change(func(s *ota.State) error {
 		a := s.Attempt
+		if a.BootID != w.o.BootID {
+			a.AskedAt = 0
+		}
 		a.BootID, a.Boots, a.BeganAt = w.o.BootID, 1, w.o.Uptime().Seconds()
 		a.Baseline = baseline
 		return s.To(ota.Trial)
@@ -38,11 +56,54 @@ func (w *Watchdog) beginTrial(ctx context.Context) error {
 
 // baseline asks how the component is now; nil when it does not answer.
 func (w *Watchdog) baseline(ctx context.Context) *ota.Baseline {
-	l := w.look(ctx)
-	if l.statusErr != nil || l.reportErr != nil || !l.status.Running {
-		return nil
+	for try := range baselineTries {
+		if try > 0 && !pause(ctx, w.o.Poll) {
+			return nil
+		}
+		l := w.look(ctx)
+		if l.statusErr == nil && l.reportErr == nil {
+			return l.report.Baseline()
+		}
+		if l.statusErr == nil && !l.status.Running {
+			return nil
+		}
 	}
-	return l.report.Baseline()
+	return nil
+}
+
+// recovered waits until the component, which was just started, is as it was
+// when the update was asked for: what is not yet good again would not count. But
+// it need not become so, since a link may be down for good.
+func (w *Watchdog) recovered(ctx context.Context, baseline *ota.Baseline) *ota.Baseline {
+	before := w.state.Attempt.Baseline
+	if before == nil {
+		return baseline
+	}
+	for began := w.o.Uptime(); !covers(baseline, before) && w.o.Uptime()-began < baselinePatience; {
+		if !pause(ctx, w.o.Poll) {
+			break
+		}
+		baseline = w.baseline(ctx)
+	}
+	return baseline
+}
+
+// covers reports whether in b all is good that was in before.
+func covers(b, before *ota.Baseline) bool {
+	return b != nil && (b.CloudGood || !before.CloudGood) && (b.FleetConnected || !before.FleetConnected) &&
+		!slices.ContainsFunc(before.Checks, func(name string) bool { return !slices.Contains(b.Checks, name) })
+}
+
+// pause waits, and reports false when ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }
 
 func (w *Watchdog) look(ctx context.Context) (l look) {
@@ -56,6 +117,29 @@ func (w *Watchdog) look(ctx context.Context) (l look) {
 	return l
 }
 
+// resumeTrial goes on with a trial that another watchdog began to judge.
+func (w *Watchdog) resumeTrial(ctx context.Context) error {
+	if w.state.Attempt.Verdict == "" {
+		// While nobody looked no time was lost: what is left is at least enough
+		// to be well for long enough.
+		err := w.change(func(s *ota.State) error {
+			a := s.Attempt
+			latest := w.o.Uptime().Seconds() + leastSeconds(a.MinHealthySeconds) - a.DeadlineSeconds
+			a.BeganAt = max(a.BeganAt, latest)
+			if a.Resumed++; a.Resumed > maxResumed {
+				a.Verdict = fmt.Sprintf("its trial was interrupted %d times", maxResumed)
+			}
+			return nil
+		})
+		if err != nil && !w.state.Attempt.Activated {
+			return err // nothing is tried that could not be written down
+		} else if err != nil {
+			w.log.Error().Err(err).Msg("state is kept in memory only")
+		}
+	}
+	return w.judge(ctx)
+}
+
 // judge carries a trial to its end: activates the candidate if that has not
 // happened in this boot, looks at it until there is a verdict, and carries that
 // out. When ctx ends first, the next Run goes on.
@@ -65,20 +149,16 @@ func (w *Watchdog) judge(ctx context.Context) error {
 	}
 	if !w.state.Attempt.Activated {
 		if err := w.activate(w.state.Attempt.Candidate.Slot); err != nil {
-			return err
+			return err // the disk's fault; the next Run tries again, and not for ever
 		}
 		if err := w.restart(ctx); err != nil && ctx.Err() != nil {
 			return ctx.Err()
 		} else if err != nil {
 			return w.condemn(ctx, err.Error())
 		}
-		err := w.change(func(s *ota.State) error {
+		w.note(func(s *ota.State) {
 			s.Attempt.Activated, s.Attempt.BeganAt = true, w.o.Uptime().Seconds()
-			return nil
 		})
-		if err != nil {
-			return err
-		}
 	}
 	t := trial{attempt: w.state.Attempt}
 	tick := time.NewTicker(w.o.Poll)
@@ -89,6 +169,13 @@ func (w *Watchdog) judge(ctx context.Context) error {
 			return ctx.Err()
 		}
 		w.countRestarts(l)
+		why, err := w.interrupt()
+		if err != nil {
+			w.log.Error().Err(err).Msg("request not answered during a trial")
+		}
+		if why != "" {
+			return w.condemn(ctx, why)
+		}
 		t.attempt = w.state.Attempt
 		switch v, why := t.judge(l, w.o.Uptime()); v {
 		case keep:
@@ -107,14 +194,14 @@ func (w *Watchdog) judge(ctx context.Context) error {
 // countRestarts keeps the restarts that the service manager counted where a
 // watchdog that is killed does not lose them.
 func (w *Watchdog) countRestarts(l look) {
-	a := w.state.Attempt
-	if l.statusErr != nil || l.status.Restarts == a.Seen {
+	if l.statusErr != nil || l.status.Restarts == w.state.Attempt.Seen {
 		return
 	}
 	now := w.o.Uptime().Seconds()
-	count := func(s *ota.State) error {
+	w.note(func(s *ota.State) {
 		a := s.Attempt
-		// Fewer than before: the service manager itself was started anew.
+		// Fewer than before: the service manager itself was started anew, or
+		// somebody restarted the service.
 		for range min(max(l.status.Restarts-a.Seen, 0), crashes) {
 			a.Restarts = append(a.Restarts, now)
 		}
@@ -122,13 +209,7 @@ func (w *Watchdog) countRestarts(l look) {
 			a.Restarts = slices.Delete(a.Restarts, 0, over)
 		}
 		a.Seen = l.status.Restarts
-		return nil
-	}
-	if err := w.change(count); err != nil {
-		// A disk that cannot be written must not save a release that crashes.
-		w.log.Error().Err(err).Msg("restarts are counted in memory only")
-		count(w.state)
-	}
+	})
 }
 
 // commit keeps the candidate for good.
@@ -137,50 +218,46 @@ func (w *Watchdog) commit() error {
 	return w.finish(func(s *ota.State, o *ota.Outcome) error {
 		a := s.Attempt
 		o.Result, o.Reason = ota.Installed, "it was well for "+seconds(a.MinHealthySeconds).String()
-		if a.Action == ota.Rescue {
-			// Nobody asked for the older release: the newer one has failed.
+		s.Previous = a.Base
+		s.Active = *a.Candidate
+		w.stampCommit(s)
+		switch {
+		case a.Action == ota.Rescue:
+			// Nobody asked for the older release: the newer one has failed, and
+			// what is older than that stays refused.
 			o.Result, o.From, o.To, o.Reason = ota.TakenBack, a.Candidate.Version, a.Base.Version, a.Why
 			remember(s, *a.Base, a.Why, w.now())
 			s.RescueUsed = true
-		} else {
-			s.RescueUsed = false
+		case !a.Candidate.Seed: // which has no counter
+			s.Floor, s.FloorDigest = a.Candidate.Counter, a.Candidate.Digest
 		}
-		s.Previous = a.Base
-		s.Active = *a.Candidate
-		s.Floor = a.Candidate.Counter
-		s.CommittedAt = w.now()
 		return s.To(ota.Committed)
 	})
 }
 
 // condemn writes down why the candidate is taken back, and does it.
 func (w *Watchdog) condemn(ctx context.Context, why string) error {
+	why = short(why)
 	w.log.Error().Str("version", w.state.Attempt.Candidate.Version).Str("reason", why).Msg("trial failed")
-	err := w.change(func(s *ota.State) error {
-		s.Attempt.Verdict = why
-		return nil
-	})
-	if err != nil {
-		w.log.Error().Err(err).Msg("verdict not written down, carried out all the same")
-		w.state.Attempt.Verdict = why
-	}
+	w.note(func(s *ota.State) { s.Attempt.Verdict = why })
 	return w.takeBack(ctx)
 }
 
 // takeBack carries a verdict out: it needs neither the candidate, nor the
 // network, nor anyone's consent.
 func (w *Watchdog) takeBack(ctx context.Context) error {
-	a := w.state.Attempt
-	if err := w.activate(a.Base.Slot); err != nil {
+	active, instead, err := w.point(*w.state.Attempt.Base)
+	if err != nil {
 		return err
 	}
-	if err := w.restart(ctx); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+	restartErr := w.restart(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if restartErr != nil {
 		// What runs may still be the candidate; active names the other one, so
 		// whatever starts the service next starts that.
-		w.log.Error().Err(err).Msg("service not restarted after a rollback")
+		w.log.Error().Err(restartErr).Msg("service not restarted after a rollback")
 	}
 	return w.finish(func(s *ota.State, o *ota.Outcome) error {
 		a := s.Attempt
@@ -189,8 +266,14 @@ func (w *Watchdog) takeBack(ctx context.Context) error {
 			o.Reason = a.Why + "; the release before it is no better: " + a.Verdict
 			s.RescueUsed = true
 		}
+		if instead != "" {
+			o.Reason += fmt.Sprintf("; version %s runs instead, since %s", active.Version, instead)
+		}
+		if restartErr != nil {
+			o.Reason += "; what runs may still be it: " + restartErr.Error()
+		}
 		remember(s, *a.Candidate, a.Verdict, w.now())
-		s.Active = *a.Base
+		s.Active = active
 		s.Previous = nil // what is in the other slot has failed
 		return s.To(ota.RolledBack)
 	})
@@ -199,7 +282,7 @@ func (w *Watchdog) takeBack(ctx context.Context) error {
 // remember has a release not tried again without a new command.
 func remember(s *ota.State, r ota.Release, why string, now time.Time) {
 	s.Failures = slices.DeleteFunc(s.Failures, func(f ota.Failure) bool { return f.Digest == r.Digest })
-	s.Failures = append(s.Failures, ota.Failure{Digest: r.Digest, Version: r.Version, Reason: why, At: now})
+	s.Failures = append(s.Failures, ota.Failure{Digest: r.Digest, Version: r.Version, Reason: short(why), At: now})
 	if over := len(s.Failures) - ota.MaxFailures; over > 0 {
 		s.Failures = slices.Delete(s.Failures, 0, over)
 	}
@@ -210,19 +293,19 @@ func remember(s *ota.State, r ota.Release, why string, now time.Time) {
 func (w *Watchdog) restart(ctx context.Context) error {
 	var err error
 	for try := range restartTries {
-		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(restartPause):
-			}
+		if try > 0 && !pause(ctx, w.o.Poll<<(try-1)) {
+			return ctx.Err()
 		}
 		limited, cancel := context.WithTimeout(ctx, restartPatience)
 		err = w.o.Service.Restart(limited)
+		late := limited.Err() != nil
 		cancel()
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil || late || ctx.Err() != nil {
+			break
 		}
 	}
-	return fmt.Errorf("restart the service: %w", err)
+	if err != nil {
+		return fmt.Errorf("restart the service: %w", err)
+	}
+	return nil
 }

@@ -67,10 +67,16 @@ func (t *trial) judge(l look, now time.Duration) (verdict, string) {
 	} else if t.healthy == 0 {
 		t.healthy = now
 	}
+	late := now-seconds(a.BeganAt) >= seconds(a.DeadlineSeconds)
 	if t.healthy != 0 && now-t.healthy >= seconds(a.MinHealthySeconds) {
-		return keep, ""
+		// Whether it reaches the cloud shows only when it delivers something,
+		// which may take its time and may not be necessary.
+		if late || a.Baseline == nil || !a.Baseline.CloudGood || l.report.CloudProven {
+			return keep, ""
+		}
+		t.why = "it has not delivered anything to the cloud yet"
 	}
-	if now-seconds(a.BeganAt) >= seconds(a.DeadlineSeconds) {
+	if late {
 		why := t.why
 		if why == "" {
 			why = fmt.Sprintf("it was well for only %v", (now - t.healthy).Round(time.Second))
@@ -79,6 +85,10 @@ func (t *trial) judge(l look, now time.Duration) (verdict, string) {
 	}
 	return undecided, t.why
 }
+
+// ambient are the checks whose warning may tell of the machine and its place
+// rather than of the release: a processor that is warm from unpacking, say.
+var ambient = []string{"disk_space", "memory", "temperature", "clock"}
 
 // unwell says why the candidate is not well now; "" when it is.
 func (t *trial) unwell(l look) string {
@@ -94,7 +104,7 @@ func (t *trial) unwell(l look) string {
 	for _, check := range t.attempt.Required {
 		// What was bad before the update is not the update's fault, and a
 		// release that mends it must be able to arrive.
-		if l.report.Checks[check] != wire.CheckOK && (base == nil || slices.Contains(base.Checks, check)) {
+		if l.report.Checks[check] != wire.CheckOK && (base == nil || !slices.Contains(base.Unwell, check)) {
 			return fmt.Sprintf("its check %q is %s", check, stateOf(l.report, check))
 		}
 	}
@@ -103,7 +113,8 @@ func (t *trial) unwell(l look) string {
 	}
 	var worse []string
 	for _, check := range base.Checks {
-		if l.report.Checks[check] != wire.CheckOK {
+		state := l.report.Checks[check]
+		if state != wire.CheckOK && (state != wire.CheckWarning || !slices.Contains(ambient, check)) {
 			worse = append(worse, fmt.Sprintf("%s is %s", check, stateOf(l.report, check)))
 		}
 	}
@@ -126,9 +137,13 @@ func stateOf(r Report, check string) string {
 	return clip(string(r.Checks[check]))
 }
 
-// clip bounds what came from the candidate, and keeps it to one plain line.
-func clip(s string) string {
-	const most = 200
+// clip bounds what came from others, and keeps it to one plain line.
+func clip(s string) string { return plain(s, 200) }
+
+// short is clip for a whole reason.
+func short(s string) string { return plain(s, 600) }
+
+func plain(s string, most int) string {
 	if len(s) > most {
 		s = s[:most]
 	}

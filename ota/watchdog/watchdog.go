@@ -14,7 +14,7 @@
 //
 //	committed, rolled_back   active must name the committed release; if it does
 //	                         not, or the release is broken, the other slot takes
-//	                         over, and if that is broken too, the seed
+//	                         over, and if that is broken or has failed, the seed
 //	staging                  the half-filled slot is removed, and the request tried again
 //	staged                   the slot is complete: the trial begins
 //	trial, no verdict        it goes on, in at most three boots
@@ -24,15 +24,17 @@
 // release, and a second cut during the recovery changes nothing about that.
 // Attempts, boots and transitions are counted and bounded, so that nothing is
 // tried for ever.
+//
+// The agent may write to the base dir, but in a sticky folder it cannot touch
+// what is root's. So whatever lies under a name of ours and is not root's is
+// moved aside and never entered, and no temporary name that the agent could
+// occupy keeps active from being switched. A full disk may keep an update from
+// beginning; to undo one there is a ballast that makes room.
 package watchdog
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
-	"io/fs"
-	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -41,14 +43,16 @@ import (
 	"github.com/pyvorin/pyvorin-edge/ota"
 	"github.com/pyvorin/pyvorin-edge/ota/bundle"
 	"github.com/pyvorin/pyvorin-edge/ota/disk"
-	"github.com/pyvorin/pyvorin-edge/trust"
 )
 
 // Options are what a Watchdog needs.
 type Options struct {
 	Component string // ota.AgentComponent, or that of an application
-	Layout    ota.Layout
-	Disk      disk.FS // of Layout.Base
+	// Others are the components with watchdogs of their own, whose requests are
+	// left to them. The agent's watchdog refuses those for any other.
+	Others []string
+	Layout ota.Layout
+	Disk   disk.FS // of Layout.Base
 
 	// Home is the agent's base dir, with the inbox, the trust anchor and the
 	// device id. For the agent itself it is Disk.
@@ -90,6 +94,7 @@ const (
 	maxTransitions = 12 // of one attempt
 	maxTries       = 3  // of staging one request
 	maxBoots       = 3  // of one trial
+	maxResumed     = 8  // watchdogs that went on with one trial
 
 	// rescueWindow is how long after its commit a release that crashes again
 	// and again is still taken back.
@@ -103,6 +108,8 @@ type Watchdog struct {
 	o     Options
 	log   zerolog.Logger
 	state *ota.State // as it is on disk; nil before load
+
+	crashLoop bool // a component that ends again and again has been looked into
 }
 
 // New checks o and does no I/O.
@@ -123,7 +130,8 @@ func (w *Watchdog) Boot() error {
 	if err := w.load(); err != nil {
 		return err
 	}
-	return w.recover()
+	_, err := w.recover()
+	return err
 }
 
 // Run does what there is to do and returns when nothing is left: it recovers,
@@ -134,8 +142,17 @@ func (w *Watchdog) Run(ctx context.Context) error {
 	if err := w.load(); err != nil {
 		return err
 	}
-	if err := w.recover(); err != nil {
+	if w.isSound(ctx) {
+		return w.obey(ctx)
+	}
+	moved, err := w.recover()
+	if err != nil {
 		return err
+	}
+	if moved {
+		if err := w.restart(ctx); err != nil {
+			w.log.Error().Err(err).Msg("service not restarted after a repair")
+		}
 	}
 	if err := w.resume(ctx); err != nil {
 		return err
@@ -144,6 +161,19 @@ func (w *Watchdog) Run(ctx context.Context) error {
 		return err
 	}
 	return w.rescue(ctx)
+}
+
+// isSound reports whether there is nothing to recover. It reads no release:
+// that takes a small board seconds, and is done at each boot.
+func (w *Watchdog) isSound(ctx context.Context) bool {
+	if !w.state.Phase.AtRest() || !w.activated(w.state.Active.Slot) {
+		return false
+	}
+	if missing, err := w.missing(busyFile); !missing || err != nil {
+		return false
+	}
+	status, err := w.o.Service.Status(ctx)
+	return err != nil || !status.GaveUp
 }
 
 // State returns a copy of the state; nil before the first Boot or Run.
@@ -160,15 +190,19 @@ func (w *Watchdog) State() *ota.State {
 
 // resume goes on with an attempt that was interrupted.
 func (w *Watchdog) resume(ctx context.Context) error {
+	if w.state.Phase.AtRest() {
+		return nil
+	}
+	if w.state.Phase != ota.Trial && w.state.Attempt.Transitions >= maxTransitions {
+		return w.refuse(errors.New("the update went through too many states"), "")
+	}
 	switch w.state.Phase {
 	case ota.Staging:
 		return w.restage(ctx)
 	case ota.Staged:
-		return w.beginTrial(ctx)
-	case ota.Trial:
-		return w.judge(ctx)
+		return w.beginTrial(ctx, true)
 	}
-	return nil
+	return w.resumeTrial(ctx)
 }
 
 // The names of what is in Options.Disk.
@@ -181,102 +215,3 @@ const (
 	workDir     = "ota/work"
 	ballastFile = "ota/ballast"
 )
-
-// ballastBytes is room for a few states.
-const ballastBytes = 256 << 10
-
-// load reads the state. Where there is none, or it is damaged, what the slots
-// hold is taken as committed: then the memory of failed releases is lost, and
-// no more.
-func (w *Watchdog) load() error {
-	w.state = nil
-	if err := disk.MkdirAll(w.o.Disk, otaDir, 0o755); err != nil {
-		return fmt.Errorf("make the watchdog's folder: %w", err)
-	}
-	data, err := disk.ReadFile(w.o.Disk, stateFile, maxStateBytes)
-	if err == nil {
-		w.state, err = ota.ParseState(data)
-	}
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, fs.ErrNotExist):
-	case errors.Is(err, ota.ErrNoState), errors.Is(err, disk.ErrNotRegular):
-		w.log.Error().Err(err).Msg("state is damaged, set aside and made anew from the slots")
-		if err := w.o.Disk.Rename(stateFile, stateFile+".bad"); err != nil {
-			return fmt.Errorf("set a damaged state aside: %w", err)
-		}
-	default:
-		return fmt.Errorf("read state: %w", err)
-	}
-	return w.found()
-}
-
-// maxStateBytes bounds state.json.
-const maxStateBytes = 1 << 20
-
-// change writes the state as f leaves it, and only then takes it over.
-func (w *Watchdog) change(f func(*ota.State) error) error {
-	next, err := clone(w.state)
-	if err != nil {
-		return err
-	}
-	phase := next.Phase
-	if err := f(next); err != nil {
-		return err
-	}
-	if next.Attempt != nil && next.Phase != phase {
-		if next.Attempt.Transitions++; next.Attempt.Transitions > maxTransitions {
-			return fmt.Errorf("internal error: attempt %s has made more than %d transitions", next.Attempt.ID, maxTransitions)
-		}
-	}
-	return w.save(next)
-}
-
-func (w *Watchdog) save(s *ota.State) error {
-	data, err := s.Encode()
-	if err != nil {
-		return fmt.Errorf("encode state: %w", err)
-	}
-	err = disk.WriteFile(w.o.Disk, stateFile, data, 0o644)
-	if errors.Is(err, syscall.ENOSPC) && w.o.Disk.Remove(ballastFile) == nil {
-		err = disk.WriteFile(w.o.Disk, stateFile, data, 0o644)
-	}
-	if err != nil {
-		return fmt.Errorf("write state: %w", err)
-	}
-	w.state = s
-	return nil
-}
-
-// layBallast keeps room for the state of an attempt: a disk that others fill
-// while it is under way must not keep the watchdog from taking it back.
-func (w *Watchdog) layBallast() error {
-	if info, err := w.o.Disk.Lstat(ballastFile); err == nil && info.Size() == ballastBytes {
-		return nil
-	}
-	if err := disk.RemoveAll(w.o.Disk, ballastFile); err != nil {
-		return fmt.Errorf("keep room for the state: %w", err)
-	}
-	// Random bytes, or a file system that compresses would keep no room.
-	filler := make([]byte, ballastBytes)
-	rand.Read(filler)
-	if err := disk.WriteNew(w.o.Disk, ballastFile, filler, 0o600); err != nil {
-		return fmt.Errorf("keep room for the state: %w", err)
-	}
-	return nil
-}
-
-func clone(s *ota.State) (*ota.State, error) {
-	data, err := s.Encode()
-	if err != nil {
-		return nil, fmt.Errorf("copy state: %w", err)
-	}
-	return ota.ParseState(data)
-}
-
-// now is the time that something is compared with: never before what this
-// program or anything trusted has told, whatever the clock says.
-func (w *Watchdog) now() time.Time {
-	return trust.Now(w.o.Clock.Now(), w.o.Build, w.state.TrustedTime).UTC()
-}

@@ -38,7 +38,7 @@ func TestAGoodReleaseIsCommitted(t *testing.T) {
 	if got := strings.Join(r.device.starts, " "); got != "1.0.0 1.1.0 1.2.0" {
 		t.Errorf("started %s", got)
 	}
-	if history, err := ota.ReadHistory(r.options.Layout); err != nil || len(history) != 2 || history[1].Result != ota.Installed || history[1].From != "1.1.0" {
+	if history, err := ota.ReadHistory(ota.Layout{Base: r.dir}); err != nil || len(history) != 2 || history[1].Result != ota.Installed || history[1].From != "1.1.0" {
 		t.Errorf("history %+v, %v", history, err)
 	}
 }
@@ -270,14 +270,45 @@ func TestACrashLoopAfterTheCommitGoesBackOnce(t *testing.T) {
 	}
 }
 
-func TestACrashLoopLongAfterTheCommitStays(t *testing.T) {
-	r := newRig(t)
-	r.install("1.1.0", 11)
-	r.device.behaves["1.1.0"] = &behaviour{crashAfter: 1, exit: 1}
-	r.device.restarts = 10
-	r.device.wall = today.Add(25 * time.Hour)
-	if s := r.run(); s.Active.Version != "1.1.0" {
-		t.Errorf("active %s, %v", s.Active.Version, s.Last)
+// TestHowLongACrashLoopIsTheReleasesFault has a row for each way in which the
+// clocks can tell that the commit was long ago, or not.
+func TestHowLongACrashLoopIsTheReleasesFault(t *testing.T) {
+	tests := []struct {
+		name  string
+		unset bool // the clock, at the commit
+		then  func(*rig)
+		want  string
+	}{
+		{"a day later", false, func(r *rig) { r.device.uptime += 25 * time.Hour }, "1.1.0"},
+		{"a day and a boot later", false, func(r *rig) {
+			r.device.wall = today.Add(25 * time.Hour)
+			r.reboot()
+		}, "1.1.0"},
+		{"an hour later", false, func(r *rig) { r.device.uptime += time.Hour }, "1.0.0"},
+		{"an hour and a boot later", false, func(r *rig) {
+			r.device.wall = today.Add(time.Hour)
+			r.reboot()
+		}, "1.0.0"},
+		{"the clock jumped by years", false, func(r *rig) { r.device.wall = today.AddDate(3, 0, 0) }, "1.0.0"},
+		{"the clock was set after the boot", true, func(r *rig) {
+			r.device.wall, r.device.synced = today, true
+			r.reboot()
+		}, "1.0.0"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			if tt.unset {
+				r.device.wall, r.device.synced = time.Unix(0, 0), false
+			}
+			r.install("1.1.0", 11)
+			tt.then(r)
+			r.device.behaves["1.1.0"] = &behaviour{crashAfter: 1, exit: 1}
+			r.device.restarts = 10
+			if s := r.run(); s.Active.Version != tt.want {
+				t.Errorf("active %s, %v", s.Active.Version, s.Last)
+			}
+		})
 	}
 }
 
