@@ -62,10 +62,14 @@ func (t *trial) judge(l look, now time.Duration) (verdict, string) {
 	case l.reportErr == nil && l.report.Version != "" && l.report.Version != a.Candidate.Version:
 		return takeBack, fmt.Sprintf("it says that it is version %q, not %q", clip(l.report.Version), a.Candidate.Version)
 	}
+	began := time.Duration(0) // when it was started last, as far as that was seen
+	if n := len(a.Restarts); n > 0 {
+		began = seconds(a.Restarts[n-1])
+	}
 	if t.why = t.unwell(l); t.why != "" {
 		t.healthy = 0
-	} else if t.healthy == 0 {
-		t.healthy = now
+	} else if t.healthy == 0 || t.healthy < began {
+		t.healthy = now // a restart between two looks is a break, too
 	}
 	late := now-seconds(a.BeganAt) >= seconds(a.DeadlineSeconds)
 	if t.healthy != 0 && now-t.healthy >= seconds(a.MinHealthySeconds) {
