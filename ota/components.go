@@ -40,7 +40,7 @@ const maxComponentsBytes = 256 << 10
 
 // ReadComponents reads the components of the device. None when there is no file.
 func ReadComponents(l Layout) ([]Component, error) {
-	data, err := readBounded(l.Components(), maxComponentsBytes)
+	data, err := readTrusted(l.Components(), maxComponentsBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

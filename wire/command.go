@@ -9,10 +9,15 @@ import (
 	"time"
 )
 
-// The commands that an update consists of.
+// The commands.
 const (
-	CommandUpdate   = "update"
-	CommandRollback = "rollback"
+	CommandUpdate       = "update"
+	CommandRollback     = "rollback"
+	CommandRestart      = "restart"
+	CommandReport       = "report" // the /health document, now
+	CommandLogLevel     = "log_level"
+	CommandDiagnostics  = "diagnostics"
+	CommandRotateAnchor = "rotate_anchor"
 )
 
 // Bounds of a command.
@@ -20,6 +25,8 @@ const (
 	MaxCommandBytes = 64 << 10
 	maxTargets      = 4096
 	maxTextBytes    = 4096
+	maxNameBytes    = 64
+	maxAnchors      = 64 // as many as trust follows at once
 )
 
 // Command is the payload of a command envelope: a signed order. Fields that a
@@ -34,7 +41,7 @@ type Command struct {
 
 	// Of update: the bundle to run.
 	Component string `json:"component,omitempty"` // "" is the agent itself
-	URL       string `json:"url,omitempty"`       // of the full bundle
+	URL       string `json:"url,omitempty"`       // of the full bundle; of diagnostics, where to upload to
 	SHA256    string `json:"sha256,omitempty"`    // of the full bundle's file, 64 hex digits
 	Version   string `json:"version,omitempty"`
 	Counter   uint64 `json:"counter,omitempty"`
@@ -45,6 +52,13 @@ type Command struct {
 
 	// Of rollback: the version to go back to; "" is the one before.
 	TargetVersion string `json:"target_version,omitempty"`
+
+	// Of log_level: the level, such as "debug".
+	Level string `json:"level,omitempty"`
+
+	// Of rotate_anchor: the envelopes that lead to the newest anchor, the oldest
+	// first.
+	Anchors []json.RawMessage `json:"anchors,omitempty"`
 }
 
 // Target says which devices a command is for. Exactly one field is set.
@@ -52,6 +66,17 @@ type Target struct {
 	All     bool     `json:"all,omitempty"`
 	Groups  []string `json:"groups,omitempty"`
 	Devices []string `json:"devices,omitempty"`
+}
+
+// valid reports whether exactly one kind of target is set.
+func (t Target) valid() bool {
+	kinds := 0
+	for _, set := range []bool{t.All, len(t.Groups) > 0, len(t.Devices) > 0} {
+		if set {
+			kinds++
+		}
+	}
+	return kinds == 1 && len(t.Groups)+len(t.Devices) <= maxTargets
 }
 
 // Includes reports whether the target covers the device.
@@ -75,26 +100,20 @@ func ParseCommand(payload []byte) (Command, error) {
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return Command{}, fmt.Errorf("command is not valid: %w", err)
 	}
-	kinds := 0
-	for _, is := range []bool{c.Target.All, len(c.Target.Groups) > 0, len(c.Target.Devices) > 0} {
-		if is {
-			kinds++
-		}
-	}
 	switch {
-	case c.Command == "":
-		return Command{}, errors.New("command has no name")
+	case c.Command == "" || len(c.Command) > maxNameBytes:
+		return Command{}, fmt.Errorf("command has no name of 1 to %d bytes", maxNameBytes)
 	case !noncePattern.MatchString(c.Nonce):
 		return Command{}, errors.New("command has no nonce of 8 to 128 letters, digits, dots, dashes, colons or underscores")
 	case c.IssuedAt.IsZero() || c.ExpiresAt.IsZero():
 		return Command{}, errors.New("command lacks issued_at or expires_at")
 	case !c.ExpiresAt.After(c.IssuedAt):
 		return Command{}, errors.New("command expires before it was issued")
-	case kinds != 1:
-		return Command{}, errors.New("command must have one target: all, groups or devices")
-	case len(c.Target.Groups)+len(c.Target.Devices) > maxTargets:
-		return Command{}, fmt.Errorf("command has more than %d targets", maxTargets)
-	case len(c.URL) > maxTextBytes || len(c.Version) > maxTextBytes || len(c.TargetVersion) > maxTextBytes || len(c.RolloutID) > maxTextBytes || len(c.Component) > maxTextBytes:
+	case !c.Target.valid():
+		return Command{}, fmt.Errorf("command must have one target, which is all, groups or devices, of at most %d names", maxTargets)
+	case len(c.Anchors) > maxAnchors:
+		return Command{}, fmt.Errorf("command has more than %d anchors", maxAnchors)
+	case len(c.Level) > maxTextBytes || len(c.URL) > maxTextBytes || len(c.Version) > maxTextBytes || len(c.TargetVersion) > maxTextBytes || len(c.RolloutID) > maxTextBytes || len(c.Component) > maxTextBytes:
 		return Command{}, fmt.Errorf("command has a text of more than %d bytes", maxTextBytes)
 	case c.Command == CommandUpdate && !digestPattern.MatchString(c.SHA256):
 		return Command{}, errors.New("update command has no sha256 of 64 hex digits")

@@ -1,6 +1,14 @@
 package wire
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
 
 // Presence says whether a device is connected. The broker publishes the last
 // will of a connection that it lost, perhaps after the device has come back:
@@ -11,13 +19,71 @@ type Presence struct {
 	At     time.Time `json:"at"`
 }
 
-// ConfigPush is the payload of a config envelope. Its fields are the seed's.
+// What is pushed is a config.toml or a config.json.
+const (
+	FormatTOML = "toml"
+	FormatJSON = "json"
+)
+
+// Bounds of a config push.
+const (
+	MaxConfigBytes     = 256 << 10 // of the file
+	maxConfigPushBytes = 512 << 10
+)
+
+// ConfigPush is the payload of a config envelope. Its fields are the seed's,
+// but for the last two. Of several that a device has heard, the one with the
+// newest timestamp counts, whatever topic it came by.
 type ConfigPush struct {
 	Version        string    `json:"version"`
 	Timestamp      time.Time `json:"timestamp"`
 	ConfigB64      string    `json:"config_b64"`       // the file
 	ChecksumSHA256 string    `json:"checksum_sha256"`  // of the file, 64 hex digits
 	Format         string    `json:"format,omitempty"` // "toml", which is the default, or "json"
+
+	// Target says whom it is for. Without one it is for whoever hears it, and then
+	// whoever runs the broker chooses who that is.
+	Target *Target `json:"target,omitempty"`
+}
+
+// ParseConfigPush reads the payload of a config envelope whose signatures were
+// verified, and returns the file in it too. It checks the bounds and that the
+// checksum fits, not whom it is for. With an error comes what could be read.
+func ParseConfigPush(payload []byte) (p ConfigPush, file []byte, err error) {
+	if len(payload) > maxConfigPushBytes {
+		return p, nil, fmt.Errorf("config push has %d bytes, more than %d", len(payload), maxConfigPushBytes)
+	}
+	if err := json.Unmarshal(payload, &p); err != nil {
+		return p, nil, fmt.Errorf("config push is not valid: %w", err)
+	}
+	if p.Timestamp.IsZero() {
+		return p, nil, errors.New("config push lacks timestamp")
+	}
+	file, err = p.File()
+	return p, file, err
+}
+
+// File returns what was pushed.
+func (p ConfigPush) File() ([]byte, error) {
+	switch {
+	case p.Version == "" || len(p.Version) > maxTextBytes:
+		return nil, fmt.Errorf("config push has no version of 1 to %d bytes", maxTextBytes)
+	case p.Format != "" && p.Format != FormatTOML && p.Format != FormatJSON:
+		return nil, errors.New("config push has a format that is neither toml nor json")
+	case p.Target != nil && !p.Target.valid():
+		return nil, fmt.Errorf("config push must have one target, which is all, groups or devices, of at most %d names, or none", maxTargets)
+	}
+	file, err := base64.StdEncoding.DecodeString(p.ConfigB64)
+	switch {
+	case err != nil:
+		return nil, errors.New("config push has a config_b64 that is not base64")
+	case len(file) == 0 || len(file) > MaxConfigBytes:
+		return nil, fmt.Errorf("config push has a file of %d bytes, not 1 to %d", len(file), MaxConfigBytes)
+	}
+	if sum := sha256.Sum256(file); hex.EncodeToString(sum[:]) != p.ChecksumSHA256 {
+		return nil, errors.New("config push has a checksum_sha256 that is not that of its file")
+	}
+	return file, nil
 }
 
 // What a report tells of.

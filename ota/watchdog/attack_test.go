@@ -406,6 +406,7 @@ func TestTheInboxIsALinkDuringAnUpdate(t *testing.T) {
 // TestAThousandRequestsDoNotPushOutTheHistory of what happened to the device,
 // nor fill its disk.
 func TestAThousandRequestsDoNotPushOutTheHistory(t *testing.T) {
+	t.Parallel()
 	r := takenBack(t)
 	bad := r.state().Last.ID
 	envelope, err := json.Marshal(map[string]any{

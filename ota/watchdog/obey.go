@@ -28,7 +28,7 @@ func (w *Watchdog) obey(ctx context.Context) error {
 		var err error
 		switch {
 		case o.fault != "":
-			err = w.answer(o, ota.Outcome{Result: ota.Refused, Reason: o.fault})
+			err = w.answer(o, ota.Outcome{Result: ota.Refused, Reason: o.fault}, nothing)
 		case o.Action == ota.Install:
 			err = w.install(ctx, o)
 		default:
@@ -141,32 +141,30 @@ func (w *Watchdog) removeRequest() {
 }
 
 // interrupt answers what is asked for during a trial. An update has to wait for
-// its end; a rollback to what ran before it is its end, and then interrupt
-// returns why.
-func (w *Watchdog) interrupt() (why string, err error) {
+// its end; a rollback to what ran before it is its end, and the verdict.
+func (w *Watchdog) interrupt() error {
 	a := w.state.Attempt
 	o := w.readRequest()
 	if o == nil || o.ID == a.ID {
-		return "", nil
+		return nil
 	}
 	if o = w.vet(o); o == nil {
-		return "", nil
+		return nil
 	}
-	refuse := func(why string, later ota.Remedy) error {
-		return w.answer(o, ota.Outcome{Result: ota.Refused, To: o.TargetVersion, Reason: why, Remedy: later})
+	why, remedy := o.fault, ota.Remedy("")
+	if why == "" && (o.Action != ota.Rollback || a.Action != ota.Install) {
+		why, remedy = fmt.Sprintf("version %s is on trial; ask again when that has ended", a.Candidate.Version), ota.AskLater
 	}
-	switch {
-	case o.fault != "":
-		return "", refuse(o.fault, "")
-	case o.Action != ota.Rollback || a.Action != ota.Install || o.TargetVersion != "" && o.TargetVersion != a.Base.Version:
-		return "", refuse(fmt.Sprintf("version %s is on trial; ask again when that has ended", a.Candidate.Version), ota.AskLater)
+	if why == "" {
+		why = w.mayRollback(o, w.now())
 	}
-	if why := w.mayRollback(o, w.now()); why != "" {
-		return "", refuse(why, "")
+	if why == "" && o.TargetVersion != "" && o.TargetVersion != a.Base.Version {
+		why, remedy = fmt.Sprintf("version %s is on trial, and what can be gone back to now is %s", a.Candidate.Version, a.Base.Version), ota.AskLater
 	}
-	if o.TargetVersion != "" && o.TargetVersion != a.Base.Version { // by its command
-		return "", refuse(fmt.Sprintf("version %s is on trial, and %s would be gone back to", a.Candidate.Version, a.Base.Version), ota.AskLater)
+	if why != "" {
+		return w.answer(o, ota.Outcome{Result: ota.Refused, To: clip(o.TargetVersion), Reason: why, Remedy: remedy}, nothing)
 	}
-	why = "a rollback was ordered during its trial"
-	return why, w.answer(o, ota.Outcome{Result: ota.Installed, To: a.Base.Version, Reason: "the release on trial is taken back"})
+	// Both in one write: what was answered must happen.
+	out := ota.Outcome{Result: ota.Installed, To: a.Base.Version, Reason: "the release on trial is taken back"}
+	return w.answer(o, out, func(s *ota.State) { s.Attempt.Verdict = "a rollback was ordered during its trial" })
 }

@@ -96,9 +96,9 @@ func remedy(why error) ota.Remedy {
 	return ""
 }
 
-// answer records the outcome of an order that is no attempt, and removes its
-// request.
-func (w *Watchdog) answer(o *order, out ota.Outcome) error {
+// answer records the outcome of an order that is no attempt, with what else f
+// changes, and removes its request.
+func (w *Watchdog) answer(o *order, out ota.Outcome, f func(*ota.State)) error {
 	out.ID, out.At, out.Action, out.From = o.ID, w.now(), o.Action, w.state.Active.Version
 	if o.command != nil {
 		out.Nonce, out.RolloutID = o.command.Nonce, o.command.RolloutID
@@ -111,6 +111,7 @@ func (w *Watchdog) answer(o *order, out ota.Outcome) error {
 		if out.Result != ota.Refused {
 			mark(s, o, out.At)
 		}
+		f(s)
 		return nil
 	})
 	if err != nil {
@@ -172,14 +173,16 @@ func (w *Watchdog) writeHistory() {
 	}
 }
 
-// newestOf returns the last outcome of a history; nil when its last line is none.
+// newestOf returns the last outcome of a history; nil when there is none.
 func newestOf(history []byte) *ota.Outcome {
-	history = bytes.TrimRight(history, "\n")
-	newest := ota.ParseHistory(history[bytes.LastIndexByte(history, '\n')+1:])
-	if len(newest) == 0 {
-		return nil
+	for len(history) > 0 {
+		line := history[bytes.LastIndexByte(history, '\n')+1:]
+		if newest := ota.ParseHistory(line); len(newest) > 0 {
+			return &newest[0]
+		}
+		history = bytes.TrimSuffix(history[:len(history)-len(line)], []byte("\n"))
 	}
-	return &newest[0]
+	return nil
 }
 
 func (w *Watchdog) appendHistory(line []byte) error {
@@ -228,6 +231,9 @@ func (w *Watchdog) shortenHistory(all []ota.Outcome) error {
 	}
 	return nil
 }
+
+// nothing changes nothing.
+func nothing(*ota.State) {}
 
 // newID names what nobody asked for.
 func newID() string {

@@ -236,6 +236,14 @@ func stories() []story {
 			r.device.behaves["1.2.0"] = &behaviour{crashAfter: 1, exit: 1}
 			r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("1.2.0", 12, nil)})
 		}, "1.1.0", true},
+		{"install of a delta", func(r *rig) {
+			r.ask(ota.Request{Action: ota.Install, Bundle: r.delta("1.1.0", 11, "1.2.0", 12)})
+		}, "1.2.0", true},
+		{"rollback during a trial", func(r *rig) {
+			r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("1.2.0", 12, nil)})
+			r.runUntil(6)
+			r.ask(ota.Request{Action: ota.Rollback})
+		}, "1.1.0", true},
 		{"rollback", func(r *rig) {
 			r.ask(ota.Request{Action: ota.Rollback, Command: r.order(wire.Command{Command: wire.CommandRollback})})
 		}, "1.0.0", true},

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -250,6 +251,7 @@ func (r *rig) bundle(version string, counter uint64, change func(*pack.Options))
 	must(r.t, os.WriteFile(filepath.Join(from, "pyvorin-edge"), []byte("program "+version), 0o755))
 	must(r.t, os.Mkdir(filepath.Join(from, "lib"), 0o755))
 	must(r.t, os.WriteFile(filepath.Join(from, "lib", "notes.txt"), []byte("notes of "+version), 0o644))
+	must(r.t, os.WriteFile(filepath.Join(from, "lib", "model"), model, 0o644))
 	o := pack.Options{
 		From: from, Name: ota.AgentComponent, Version: version, Counter: counter, Arch: "arm64",
 		CreatedAt: today.AddDate(0, 0, -1), ExpiresAt: today.AddDate(0, 0, 30),
@@ -268,6 +270,13 @@ func (r *rig) bundle(version string, counter uint64, change func(*pack.Options))
 	}
 	return name
 }
+
+// model is in each release, so that a delta is smaller.
+var model = func() []byte {
+	b := make([]byte, 8<<10)
+	rand.NewChaCha8([32]byte{}).Read(b)
+	return b
+}()
 
 // plainBundles are those without changes, by version and counter: the same each
 // time.

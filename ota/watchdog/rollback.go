@@ -83,7 +83,7 @@ func (w *Watchdog) goBack(ctx context.Context, attempt *ota.Attempt, to ota.Rele
 
 // conclude answers an order that needed no change, and comes to rest.
 func (w *Watchdog) conclude(o *order, out ota.Outcome) error {
-	if err := w.answer(o, out); err != nil {
+	if err := w.answer(o, out, nothing); err != nil {
 		return err
 	}
 	w.settled()
@@ -117,7 +117,7 @@ func (w *Watchdog) rescue(ctx context.Context) error {
 	w.log.Error().Str("reason", status.Reason).Msg("crash loop after the commit, going back")
 	attempt := w.newAttempt(newID(), ota.Rescue)
 	attempt.Why = "it ended again and again after its commit: " + orUnknown(status.Reason)
-	return w.goBack(ctx, attempt, *s.Previous, func(*ota.State) {})
+	return w.goBack(ctx, attempt, *s.Previous, nothing)
 }
 
 // recentlyCommitted reports whether a crash loop may still be the release's

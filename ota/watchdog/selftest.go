@@ -46,27 +46,28 @@ func RunSelftest(ctx context.Context, dir string, argv []string, user *User) err
 	err := cmd.Wait()
 	procgroup.End(cmd)
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, exec.ErrWaitDelay): // it has passed; what it left running is ended
 		return nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		err = fmt.Errorf("not done within %v", selftestTimeout)
 	}
-	if text := strings.TrimSpace(said.String()); text != "" {
-		return fmt.Errorf("%w: %s", err, plain(strings.ReplaceAll(text, "\n", "; "), maxSelftestBytes))
+	if text := strings.ReplaceAll(strings.TrimSpace(said.String()), "\n", "; "); text != "" {
+		return fmt.Errorf("%w: %s", err, plain(text[max(0, len(text)-maxSelftestBytes):], maxSelftestBytes))
 	}
 	return err
 }
 
-// tail keeps the last bytes written to it.
+// tail keeps the last bytes written to it. It is no io.ReaderFrom, which would
+// take everything at once.
 type tail struct {
-	bytes.Buffer
+	kept  bytes.Buffer
 	limit int
 }
 
 func (t *tail) Write(p []byte) (int, error) {
-	t.Buffer.Write(p)
-	if over := t.Len() - t.limit; over > 0 {
-		t.Next(over)
-	}
+	t.kept.Write(p[max(0, len(p)-t.limit):])
+	t.kept.Next(max(0, t.kept.Len()-t.limit))
 	return len(p), nil
 }
+
+func (t *tail) String() string { return t.kept.String() }

@@ -169,14 +169,12 @@ func (w *Watchdog) judge(ctx context.Context) error {
 			return ctx.Err()
 		}
 		w.countRestarts(l)
-		why, err := w.interrupt()
-		if err != nil {
+		if err := w.interrupt(); err != nil {
 			w.log.Error().Err(err).Msg("request not answered during a trial")
 		}
-		if why != "" {
-			return w.condemn(ctx, why)
+		if t.attempt = w.state.Attempt; t.attempt.Verdict != "" {
+			return w.takeBack(ctx)
 		}
-		t.attempt = w.state.Attempt
 		switch v, why := t.judge(l, w.o.Uptime()); v {
 		case keep:
 			return w.commit()

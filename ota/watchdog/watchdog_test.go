@@ -1,10 +1,12 @@
 package watchdog
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -211,6 +213,113 @@ func TestAReleaseIsRefused(t *testing.T) {
 				t.Errorf("started %s", got)
 			}
 		})
+	}
+}
+
+func TestARollbackIsRefused(t *testing.T) {
+	tests := []struct {
+		name    string
+		prepare func(*rig)
+		to      string
+		want    string
+	}{
+		{"nothing is kept", func(r *rig) {
+			r.device.behaves["1.2.0"] = &behaviour{hangs: true}
+			r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("1.2.0", 12, nil)})
+			r.run()
+		}, "", "no other release is kept"},
+		{"it is not kept", func(*rig) {}, "0.9.0", "0.9.0 is not on this device; kept are 1.1.0 and 1.0.0"},
+		{"what is kept is damaged", func(r *rig) { must(r.t, os.Chmod(filepath.Join(r.dir, "slot-a", "pyvorin-edge"), 0o644)) }, "1.0.0", "has the mode"},
+		{"what is kept is another", func(r *rig) {
+			must(r.t, os.RemoveAll(filepath.Join(r.dir, "slot-a")))
+			must(r.t, os.CopyFS(filepath.Join(r.dir, "slot-a"), os.DirFS(filepath.Join(r.dir, "slot-b"))))
+		}, "", "slot a does not hold version 1.0.0 any more"},
+		{"there is no anchor", func(r *rig) { must(r.t, os.Remove(filepath.Join(r.dir, anchorFile))) }, "", "provision the device"},
+		{"the anchor is damaged", func(r *rig) { must(r.t, os.Truncate(filepath.Join(r.dir, anchorFile), 9)) }, "", "trust anchor"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			r.install("1.1.0", 11)
+			tt.prepare(r)
+			r.ask(ota.Request{Action: ota.Rollback, Command: r.order(wire.Command{Command: wire.CommandRollback, TargetVersion: tt.to})})
+			must(t, r.watchdog().Run(t.Context()))
+			if s := r.state(); s.Active.Version != "1.1.0" || s.Last.Result != ota.Refused || !strings.Contains(s.Last.Reason, tt.want) {
+				t.Errorf("active %s, %v", s.Active.Version, s.Last)
+			}
+		})
+	}
+}
+
+func TestAnInstallationOfWhatRunsIsDone(t *testing.T) {
+	r := newRig(t)
+	r.install("1.1.0", 11)
+	name := r.bundle("1.1.0", 11, nil)
+	order := r.order(wire.Command{Command: wire.CommandUpdate, URL: "x", SHA256: r.sum(name), Version: "1.1.0"})
+	r.ask(ota.Request{Action: ota.Install, Bundle: name, Command: order})
+	if s := r.run(); s.Last.Result != ota.Installed || s.Last.To != "1.1.0" || len(r.device.starts) != 2 || s.Previous == nil {
+		t.Errorf("%v, started %v", s.Last, r.device.starts)
+	}
+	// The command is not good for bringing it back later.
+	r.install("1.2.0", 12)
+	r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("1.1.0", 11, nil), Command: order})
+	if s := r.run(); s.Last.Result != ota.Refused || !strings.Contains(s.Last.Reason, "before") {
+		t.Errorf("%v", s.Last)
+	}
+}
+
+// TestADelta is made out of what is active, or kept; of anything else the full
+// bundle is asked for.
+func TestADelta(t *testing.T) {
+	r := newRig(t)
+	r.install("1.1.0", 11)
+	r.delta("1.1.0", 11, "1.2.0", 12)
+	r.ask(ota.Request{Action: ota.Install, Bundle: "delta"})
+	if s := r.run(); s.Active.Version != "1.2.0" {
+		t.Fatalf("active %s, %v", s.Active.Version, s.Last)
+	}
+	r.delta("1.1.0", 11, "1.3.0", 13)
+	r.ask(ota.Request{Action: ota.Install, Bundle: "delta"})
+	if s := r.run(); s.Active.Version != "1.3.0" || s.Previous.Version != "1.2.0" {
+		t.Fatalf("active %s, %v", s.Active.Version, s.Last)
+	}
+	r.ask(ota.Request{Action: ota.Install, Bundle: r.delta("1.1.0", 11, "1.4.0", 14)})
+	if s := r.run(); s.Last.Result != ota.Refused || s.Last.Remedy != ota.BringFull {
+		t.Errorf("%+v", s.Last)
+	}
+	must(t, os.Truncate(filepath.Join(r.dir, "inbox", r.bundle("1.4.0", 14, nil)), 3000))
+	r.ask(ota.Request{Action: ota.Install, Bundle: "1.4.0.bundle"})
+	if s := r.run(); s.Last.Result != ota.Refused || s.Last.Remedy != ota.BringAgain {
+		t.Errorf("%+v", s.Last)
+	}
+	r.install("1.4.0", 14)
+}
+
+// delta writes what makes one version out of another into the inbox.
+func (r *rig) delta(from string, fromCounter uint64, to string, counter uint64) string {
+	r.t.Helper()
+	var bundles [2][]byte
+	for i, name := range []string{r.bundle(from, fromCounter, nil), r.bundle(to, counter, nil)} {
+		path := filepath.Join(r.dir, "inbox", name)
+		var err error
+		bundles[i], err = os.ReadFile(path)
+		must(r.t, errors.Join(err, os.Remove(path)))
+	}
+	var made bytes.Buffer
+	_, err := pack.Delta(r.t.Context(), &made, bytes.NewReader(bundles[0]), bytes.NewReader(bundles[1]), []ed25519.PrivateKey{r.release})
+	must(r.t, err)
+	must(r.t, os.WriteFile(filepath.Join(r.dir, "inbox", "delta"), made.Bytes(), 0o600))
+	return "delta"
+}
+
+func TestARescueNeedsWhatItGoesBackTo(t *testing.T) {
+	r := newRig(t)
+	r.install("1.1.0", 11)
+	r.install("1.2.0", 12)
+	r.damage("slot-b") // 1.1.0
+	r.device.behaves["1.2.0"] = &behaviour{crashAfter: 1, exit: 1, gaveUp: true}
+	if s := r.run(); s.Active.Version != "1.2.0" || s.Previous != nil {
+		t.Errorf("active %s, previous %v, %v", s.Active.Version, s.Previous, s.Last)
 	}
 }
 
