@@ -48,7 +48,7 @@ test-sensors: ## Run the tests of the sensors, against the nearest real things
 
 test-services: ## Run the tests that need a mosquitto
 	@$(NEEDS) mosquitto
-	$(if $(RACE),,CGO_ENABLED=0 )go test $(RACE) -timeout 5m -tags services -run Mosquitto ./sensors/mqtt
+	$(if $(RACE),,CGO_ENABLED=0 )go test $(RACE) -timeout 5m -tags services -run Mosquitto ./sensors/mqtt ./command
 
 # The sensors, and what a reading and an update depend on, on the processors of a
 # Raspberry Pi of today and of the first generation. Left out are the tests that
@@ -76,7 +76,7 @@ fmt:
 
 vet:
 	go vet ./...
-	go vet -tags vm,services ./e2e/vm/... ./sensors/mqtt
+	go vet -tags vm,services ./e2e/vm/... ./sensors/mqtt ./command
 
 staticcheck:
 	go run $(STATICCHECK) ./...

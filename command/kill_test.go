@@ -19,7 +19,7 @@ import (
 	"github.com/pyvorin/pyvorin-edge/wire"
 )
 
-const killRounds = 10
+const killRounds = 8
 
 // obeyUntilKilled is the child: it listens at a broker, and appends the nonce of
 // each command to a file when it acts. What acts twice writes two lines.

@@ -104,6 +104,9 @@ func (l *Ledger) markPath() string { return strings.TrimSuffix(l.o.Path, ".db") 
 func (l *Ledger) moment() moment {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// The file knows the last trusted time. Without it there are the other
+	// floors, and nothing can be obeyed anyway.
+	_ = l.ready()
 	return l.momentLocked()
 }
 

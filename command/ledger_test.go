@@ -277,10 +277,11 @@ func TestForgetting(t *testing.T) {
 	r.hear(t, ownRollback, signed(t, long))
 
 	// A clock that is wrong forgets nothing.
-	c.set(today.AddDate(10, 0, 0), false)
+	c.set(today.AddDate(3, 0, 0), false)
 	if err := r.ledger.maintain(); err != nil {
 		t.Fatal(err)
 	}
+	r.hear(t, ownRollback, signed(t, change(rollback("nonce-then"), func(c *wire.Command) { c.ExpiresAt = today.AddDate(20, 0, 0) })))
 	c.set(today, true)
 	r.hear(t, ownRollback, signed(t, short))
 	if got := r.Stats().Refused[ReasonDuplicate]; got != 1 {
@@ -299,10 +300,10 @@ func TestForgetting(t *testing.T) {
 		r.hear(t, ownRollback, signed(t, short))
 		r.hear(t, ownRollback, signed(t, long))
 	}
-	if n := r.actions.count(); n != 2 {
+	if n := r.actions.count(); n != 3 {
 		t.Errorf("obeyed %d times: %v", n, r.Stats().Refused)
 	}
-	if n := rowsOf(t, r.ledger); n != 3 { // the long one, two reports
+	if n := rowsOf(t, r.ledger); n != 5 { // two commands, three reports
 		t.Errorf("%d rows: the short one was not forgotten", n)
 	}
 }

@@ -347,7 +347,7 @@ func TestClockIn1970(t *testing.T) {
 
 	c.set(time.Unix(12, 0), false)
 	r = newRigIn(t, dir, c, nil)
-	r.hear(t, own, valid("nonce-2-after-build", built, built.AddDate(0, 1, 0)))
+	r.hear(t, own, valid("nonce-of-yesterday", built, today.AddDate(0, 0, -1)))
 	if r.Stats().Refused[ReasonExpired] != 1 || r.actions.count() != 0 {
 		t.Errorf("obeyed %d, refused %v: the last trusted time was forgotten", r.actions.count(), r.Stats().Refused)
 	}

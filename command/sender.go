@@ -58,10 +58,6 @@ func (l *Listener) sendReports(ctx context.Context, client paho.Client) {
 	patience := l.timing.resend
 	again := time.NewTimer(patience)
 	defer again.Stop()
-	startOver := func() {
-		sent, unacked = acked, 0
-		again.Reset(patience)
-	}
 	for ctx.Err() == nil {
 		if highest := l.acks.highest.Load(); highest > acked {
 			if err := l.ledger.acknowledged(highest); err != nil {
@@ -90,7 +86,8 @@ func (l *Listener) sendReports(ctx context.Context, client paho.Client) {
 		case <-l.acks.changed:
 		case <-again.C:
 			patience = min(2*patience, l.timing.resendMax)
-			startOver()
+			again.Reset(patience)
+			sent, unacked = acked, 0
 		}
 	}
 }

@@ -486,7 +486,7 @@ func TestHeartbeatIsRepeatedAndNotQueued(t *testing.T) {
 
 // A fleet that lost its broker comes back spread over the window.
 func TestFleetComesBackSpread(t *testing.T) {
-	const devices, window = 300, 2 * time.Second
+	const devices, window = 300, 1500 * time.Millisecond
 	var mu sync.Mutex
 	arrivals := map[string][]time.Time{}
 	hook := func() *access {
