@@ -67,7 +67,7 @@ func TestForbiddenImports(t *testing.T) {
 		{deviceTrees, []string{"fleet", "cmd/pyvorin-fleet"}, true, "a device carries no controller"},
 		{[]string{"fleet", "cmd/pyvorin-fleet"}, []string{"agent", "sensors", "syncqueue", "privacy"}, true, "a controller carries no agent"},
 		{[]string{"ota/watchdog"}, []string{
-			"config", "sensors", "syncqueue", "modernc.org/sqlite", "github.com/eclipse/paho.mqtt.golang",
+			"config", "sensors", "syncqueue", "privacy", "agent", "health", "modernc.org/sqlite", "github.com/eclipse/paho.mqtt.golang",
 		}, true, "the judge shares no code with what it judges"},
 		{[]string{"syncqueue"}, []string{"sensors"}, false, "only a cleared reading can be queued"},
 		{[]string{"wire", "internal"}, []string{"agent", "config", "sensors", "syncqueue", "privacy", "health", "fleet"}, true, "leaves import no branch"},
@@ -90,6 +90,43 @@ func TestForbiddenImports(t *testing.T) {
 					t.Errorf("%s imports %s: %s", path, short, tt.why)
 				}
 			}
+		}
+	}
+}
+
+// TestTheJudgeStandsAlone has all that is linked into what decides, as root,
+// what a device runs: by any way, and but for the standard library. Each
+// addition is one more thing that can keep a device from being saved.
+func TestTheJudgeStandsAlone(t *testing.T) {
+	allowed := []string{
+		"ota", "ota/bundle", "ota/disk", "trust", "wire",
+		"internal/atomicfile", "internal/clock", "internal/procgroup", "internal/strictjson",
+		"github.com/Masterminds/semver/v3", "github.com/coreos/go-systemd/v22/dbus", "github.com/godbus/dbus/v5",
+		"github.com/gofrs/flock", "github.com/klauspost/compress", "github.com/rs/zerolog",
+		"github.com/mattn/go-colorable", "github.com/mattn/go-isatty", "golang.org/x/sync/errgroup", "golang.org/x/sys/unix",
+	}
+	judge, ok := load(t)["ota/watchdog"]
+	if !ok {
+		t.Fatal("there is no ota/watchdog")
+	}
+	needed := map[string]bool{}
+	for _, imp := range judge.Deps {
+		short := strings.TrimPrefix(imp, module+"/")
+		if first, _, _ := strings.Cut(imp, "/"); !strings.Contains(first, ".") || strings.HasPrefix(imp, "vendor/") {
+			continue // the standard library
+		}
+		i := slices.IndexFunc(allowed, func(name string) bool {
+			return short == name || !strings.HasPrefix(imp, module) && within(short, name)
+		})
+		if i < 0 {
+			t.Errorf("ota/watchdog needs %s", short)
+			continue
+		}
+		needed[allowed[i]] = true
+	}
+	for _, name := range allowed {
+		if !needed[name] {
+			t.Errorf("ota/watchdog does not need %s any more", name)
 		}
 	}
 }

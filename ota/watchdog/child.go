@@ -55,6 +55,7 @@ type ChildOptions struct {
 // systemd, such as containers.
 type Child struct {
 	o        ChildOptions
+	delayMin time.Duration
 	restarts chan chan error
 
 	mu     sync.Mutex
@@ -71,7 +72,7 @@ func NewChild(o ChildOptions) (*Child, error) {
 	if path := notifyPath(o.RuntimeDir); len(path) > maxSocketPath {
 		return nil, fmt.Errorf("the path of the socket %s has more than %d bytes; choose a base dir with a shorter name", path, maxSocketPath)
 	}
-	return &Child{o: o, restarts: make(chan chan error)}, nil
+	return &Child{o: o, delayMin: restartDelayMin, restarts: make(chan chan error)}, nil
 }
 
 // Status implements Service.
@@ -106,7 +107,7 @@ func (c *Child) Run(ctx context.Context) error {
 		return err
 	}
 	defer notify.close()
-	delay := restartDelayMin
+	delay := c.delayMin
 	var answer chan error // of the Restart that this start belongs to
 	for {
 		began := time.Now()
@@ -126,7 +127,7 @@ func (c *Child) Run(ctx context.Context) error {
 		}
 		if answer == nil && ctx.Err() == nil {
 			if time.Since(began) > settled {
-				delay = restartDelayMin
+				delay = c.delayMin
 			}
 			answer = c.rest(ctx, delay)
 			delay = min(2*delay, restartDelayMax)
@@ -139,7 +140,7 @@ func (c *Child) Run(ctx context.Context) error {
 			c.set(func(s *Status) { s.Running, s.PID = false, 0 })
 			return nil
 		case answer != nil:
-			delay = restartDelayMin
+			delay = c.delayMin
 			c.mu.Lock()
 			c.status, c.ends = Status{}, nil
 			c.mu.Unlock()

@@ -99,6 +99,10 @@ func (f *fullFile) Write(p []byte) (int, error) {
 	return f.File.Write(p)
 }
 
+// fullKinds are the ways in which a disk is full: for good but for what the
+// ballast makes room for, for a moment, and with others who take that room.
+var fullKinds = []struct{ length, ballast int }{{1 << 20, 12}, {1, 12}, {2, 12}, {5, 12}, {1 << 20, 2}, {1 << 20, 0}}
+
 // TestTheDiskIsFull has the disk full from each operation on that needs space,
 // for a moment or until someone frees some. At each end of the watchdog active
 // names a complete release, and when there is space again all comes to an end
@@ -137,14 +141,14 @@ func TestTheDiskIsFull(t *testing.T) {
 			id := tt.prepare(begin)
 			sound := tt.name != "repair with the seed"
 			runs := 0
-			for from, hit := 0, true; hit; from++ {
+			for from, hit := 0, true; hit; from += thinned {
 				hit = false
-				for i, length := range []int{1, 2, 5, 1 << 20, 1 << 20, 1 << 20} {
-					r := begin.fork()
-					full := &fullDisk{FS: r.real, from: from, length: length, ballast: 12}
-					if i >= 4 { // others take what the ballast leaves, or it is gone
-						full.ballast = 10 - 2*i
+				for i, kind := range fullKinds {
+					if i > 0 && i != 1+from/thinned%(len(fullKinds)-1) {
+						continue // each with some operations is enough
 					}
+					r := begin.fork()
+					full := &fullDisk{FS: r.real, from: from, length: kind.length, ballast: kind.ballast}
 					runs++
 					run := func(f func() error) {
 						r.disk = full
@@ -172,7 +176,7 @@ func TestTheDiskIsFull(t *testing.T) {
 						t.Errorf("%+v", o)
 					}
 					if t.Failed() {
-						t.Fatalf("full from operation %d on, for %d", from, length)
+						t.Fatalf("full from operation %d on, %+v", from, kind)
 					}
 					r.remove()
 				}

@@ -225,46 +225,47 @@ type story struct {
 	prepare func(*rig) // of what is asked
 	want    string     // version that runs in the end, however often the power was cut
 	sound   bool       // active names a complete release from the beginning
+	seldom  bool       // it differs so little from another one that it is told with all cuts only
 }
 
 func stories() []story {
 	return []story{
 		{"install", func(r *rig) {
 			r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("1.2.0", 12, nil)})
-		}, "1.2.0", true},
+		}, "1.2.0", true, false},
 		{"install of a crashing release", func(r *rig) {
 			r.device.behaves["1.2.0"] = &behaviour{crashAfter: 1, exit: 1}
 			r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("1.2.0", 12, nil)})
-		}, "1.1.0", true},
+		}, "1.1.0", true, false},
 		{"install of a delta", func(r *rig) {
 			r.ask(ota.Request{Action: ota.Install, Bundle: r.delta("1.1.0", 11, "1.2.0", 12)})
-		}, "1.2.0", true},
+		}, "1.2.0", true, true},
 		{"rollback during a trial", func(r *rig) {
 			r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("1.2.0", 12, nil)})
 			r.runUntil(6)
 			r.ask(ota.Request{Action: ota.Rollback})
-		}, "1.1.0", true},
+		}, "1.1.0", true, false},
 		{"rollback", func(r *rig) {
 			r.ask(ota.Request{Action: ota.Rollback, Command: r.order(wire.Command{Command: wire.CommandRollback})})
-		}, "1.0.0", true},
+		}, "1.0.0", true, false},
 		{"rescue", func(r *rig) {
 			r.device.behaves["1.1.0"] = &behaviour{crashAfter: 1, exit: 1, gaveUp: true}
-		}, "1.0.0", true},
+		}, "1.0.0", true, false},
 		{"refusal", func(r *rig) {
 			r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("0.9.0", 9, nil)})
-		}, "1.1.0", true},
+		}, "1.1.0", true, false},
 		{"repair of a damaged release", func(r *rig) {
 			r.damage("active")
-		}, "1.0.0", false},
+		}, "1.0.0", false, false},
 		{"repair with the seed", func(r *rig) {
 			must(r.t, os.RemoveAll(filepath.Join(r.dir, "slot-a")))
 			must(r.t, os.RemoveAll(filepath.Join(r.dir, "slot-b")))
-		}, "1.0.0", false},
+		}, "1.0.0", false, false},
 		{"first start", func(r *rig) {
 			for _, name := range []string{"slot-a", "slot-b", "active", "ota"} {
 				must(r.t, os.RemoveAll(filepath.Join(r.dir, name)))
 			}
-		}, "1.0.0", false},
+		}, "1.0.0", false, false},
 	}
 }
 
@@ -272,19 +273,26 @@ func stories() []story {
 // its first, second, third … operation on the disk, and cut again during the
 // recovery. Whatever was synced or not by then, the device ends with one
 // complete release, the right one, and nothing half-done. With PYVORIN_EVERY_CUT
-// each first cut is followed by each second one.
+// each first cut is followed by each second one, and each is tried with all,
+// with half and with none of what was not synced.
 func TestPowerCutBeforeEveryOperation(t *testing.T) {
 	every := os.Getenv("PYVORIN_EVERY_CUT") != ""
 	for _, story := range stories() {
+		if story.seldom && !every {
+			continue
+		}
 		t.Run(story.name, func(t *testing.T) {
 			t.Parallel()
 			begin := newRig(t)
 			begin.install("1.1.0", 11)
 			story.prepare(begin)
 			runs, operations := 0, 0
-			for first, cut := 0, true; cut; first++ {
+			for first, cut := 0, true; cut; first += thinned {
 				cut = false
 				for keep := range 3 {
+					if !every && keep == first%3 {
+						continue
+					}
 					after := begin.fork()
 					if !after.boot(first, 2*keep, story.sound) {
 						after.arrived(story)
@@ -310,7 +318,7 @@ func TestPowerCutBeforeEveryOperation(t *testing.T) {
 					after.remove()
 				}
 			}
-			t.Logf("%d runs, cut before each of %d operations", runs, operations)
+			t.Logf("%d runs, %d operations", runs, operations)
 		})
 	}
 }

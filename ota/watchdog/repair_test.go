@@ -227,6 +227,27 @@ func TestAnUpdateThatIsAlwaysInterrupted(t *testing.T) {
 	}
 }
 
+// TestAnUpdateOfTooManyStates ends, wherever it is, and the next one begins anew.
+func TestAnUpdateOfTooManyStates(t *testing.T) {
+	r := newRig(t)
+	r.install("1.1.0", 11)
+	r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("1.2.0", 12, nil)})
+	r.disk = newSupply(r, 20, 4)
+	cut(func() { must(t, r.watchdog().Run(t.Context())) })
+	r.disk = r.real
+	w := r.watchdog()
+	must(t, w.load())
+	must(t, w.change(func(s *ota.State) error {
+		s.Attempt.Transitions = maxTransitions
+		return nil
+	}))
+	r.reboot()
+	if s := r.run(); s.Last.Result != ota.Refused || !strings.Contains(s.Last.Reason, "too many states") {
+		t.Errorf("%v", s.Last)
+	}
+	r.install("1.2.0", 12)
+}
+
 // TestTheActiveReleaseIsDamagedDuringAnUpdate has a row for each state of it.
 func TestTheActiveReleaseIsDamagedDuringAnUpdate(t *testing.T) {
 	for _, phase := range []ota.Phase{ota.Staging, ota.Staged} {

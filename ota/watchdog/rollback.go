@@ -103,7 +103,7 @@ func (w *Watchdog) rescue(ctx context.Context) error {
 	if !s.Phase.AtRest() || s.Previous == nil || s.RescueUsed || !w.recentlyCommitted() || w.hasFailed(*s.Previous) {
 		return nil
 	}
-	status, err := w.o.Service.Status(ctx)
+	status, err := w.status(ctx)
 	if err != nil || !status.GaveUp || status.ExitCode == exitConfig {
 		return nil // a config that is refused would be by the version before, too
 	}

@@ -8,7 +8,7 @@ type Service interface {
 	// that was started, ready or not, and its Status.Restarts begin at 0. It may
 	// be called again after an error or a power cut.
 	Restart(ctx context.Context) error
-	// Status tells how it is.
+	// Status tells how it is. It ends soon after ctx.
 	Status(ctx context.Context) (Status, error)
 }
 

@@ -54,7 +54,14 @@ var (
 
 // ownDir makes the watchdog's folder where it is absent, or not its own.
 func (w *Watchdog) ownDir() error {
-	info, err := w.o.Disk.Lstat(otaDir)
+	info, err := w.o.Disk.Lstat(".")
+	if err != nil {
+		return fmt.Errorf("look at the base dir: %w", err)
+	}
+	if !w.mine(ownerOf(info)) || w.o.CheckOwners && info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+		w.log.Error().Stringer("mode", info.Mode()).Msg("base dir lets others replace what is root's in it; chown it to root and chmod it to 1775")
+	}
+	info, err = w.o.Disk.Lstat(otaDir)
 	if err == nil && (!info.IsDir() || !w.mine(ownerOf(info))) {
 		if err := w.moveAway(otaDir); err != nil {
 			return err

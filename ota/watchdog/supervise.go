@@ -53,7 +53,7 @@ func (w *Watchdog) wanted(ctx context.Context) bool {
 	if w.state == nil || !w.state.Phase.AtRest() || w.asked() {
 		return true
 	}
-	status, err := w.o.Service.Status(ctx)
+	status, err := w.status(ctx)
 	began := err == nil && status.GaveUp && !w.crashLoop
 	w.crashLoop = err == nil && status.GaveUp
 	return began

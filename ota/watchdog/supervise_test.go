@@ -51,12 +51,13 @@ func program(t *testing.T, mode string) string {
 
 func (s *supervised) start() {
 	s.t.Helper()
-	var err error
-	s.child, err = NewChild(ChildOptions{
+	child, err := NewChild(ChildOptions{
 		Argv: []string{filepath.Join(s.dir, "active", "pyvorin-edge")}, Env: append(os.Environ(), childDir+"="+filepath.Join(s.dir, "inbox")),
-		RuntimeDir: filepath.Join(s.dir, "ota", "run"), PingTimeout: time.Second, StopTimeout: time.Second, Log: zerolog.Nop(),
+		RuntimeDir: filepath.Join(s.dir, "ota", "run"), PingTimeout: 500 * time.Millisecond, StopTimeout: time.Second, Log: zerolog.Nop(),
 	})
 	must(s.t, err)
+	child.delayMin = 20 * time.Millisecond
+	s.child = child
 	o := s.options
 	o.Layout = ota.Layout{Base: s.dir}
 	o.Disk, o.Home = s.real, s.real
@@ -79,7 +80,7 @@ func (s *supervised) end() {
 }
 
 // update asks for a release that does this, and waits for its outcome.
-func (s *supervised) update(version string, counter uint64, mode string) ota.Outcome {
+func (s *supervised) update(version string, counter uint64, mode string, minHealthy int) ota.Outcome {
 	s.t.Helper()
 	from := tempDir(s.t)
 	must(s.t, os.WriteFile(filepath.Join(from, "pyvorin-edge"), []byte(program(s.t, mode)), 0o755))
@@ -88,7 +89,7 @@ func (s *supervised) update(version string, counter uint64, mode string) ota.Out
 	_, err = pack.Create(s.t.Context(), f, pack.Options{
 		From: from, Name: ota.AgentComponent, Version: version, Counter: counter, Arch: "arm64",
 		CreatedAt: today.AddDate(0, 0, -1), ExpiresAt: today.AddDate(0, 0, 30),
-		Health: bundle.Health{MinHealthySeconds: 2, DeadlineSeconds: 60}, Keys: []ed25519.PrivateKey{s.release},
+		Health: bundle.Health{MinHealthySeconds: minHealthy, DeadlineSeconds: 60}, Keys: []ed25519.PrivateKey{s.release},
 	})
 	must(s.t, errors.Join(err, f.Close()))
 	id := s.ask(ota.Request{Action: ota.Install, Bundle: version})
@@ -108,7 +109,11 @@ func TestSupervise(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			s := supervise(t)
-			o := s.update("1.1.0", 11, mode)
+			minHealthy := 1
+			if mode == "hangs" {
+				minHealthy = 10 // by then it was killed, however busy this machine is
+			}
+			o := s.update("1.1.0", 11, mode, minHealthy)
 			st := s.state()
 			switch {
 			case want == "" && (o.Result != ota.Installed || st.Active.Version != "1.1.0"):
@@ -139,7 +144,7 @@ func TestSuperviseGoesOn(t *testing.T) {
 		s.start()
 		done <- ota.Outcome{}
 	}()
-	if o := s.update("1.1.0", 11, "pings"); o.Result != ota.Installed {
+	if o := s.update("1.1.0", 11, "pings", 1); o.Result != ota.Installed {
 		t.Errorf("%v", o)
 	}
 	<-done

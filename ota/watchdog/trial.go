@@ -17,6 +17,11 @@ const (
 	restartPatience = 4 * time.Minute
 	restartTries    = 6 // with pauses from Options.Poll on, each twice the one before
 
+	// statusPatience bounds how long it may take to tell how the service is, and
+	// longestGap what may pass between two looks at it.
+	statusPatience = 10 * time.Second
+	longestGap     = 2 * time.Minute
+
 	// baselineTries is how often what runs is asked how it is.
 	baselineTries = 3
 	// baselinePatience is how long what runs is given, after an interruption, to
@@ -107,7 +112,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 func (w *Watchdog) look(ctx context.Context) (l look) {
-	if l.status, l.statusErr = w.o.Service.Status(ctx); l.statusErr != nil {
+	if l.status, l.statusErr = w.status(ctx); l.statusErr != nil {
 		return l
 	}
 	l.report, l.reportErr = Report{}, errors.New("it does not run")
@@ -117,18 +122,18 @@ func (w *Watchdog) look(ctx context.Context) (l look) {
 	return l
 }
 
+// status asks the service manager, which may be in trouble itself.
+func (w *Watchdog) status(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	return w.o.Service.Status(ctx)
+}
+
 // resumeTrial goes on with a trial that another watchdog began to judge.
 func (w *Watchdog) resumeTrial(ctx context.Context) error {
 	if w.state.Attempt.Verdict == "" {
-		// While nobody looked no time was lost: what is left is at least enough
-		// to be well for long enough.
 		err := w.change(func(s *ota.State) error {
-			a := s.Attempt
-			latest := w.o.Uptime().Seconds() + leastSeconds(a.MinHealthySeconds) - a.DeadlineSeconds
-			a.BeganAt = max(a.BeganAt, latest)
-			if a.Resumed++; a.Resumed > maxResumed {
-				a.Verdict = fmt.Sprintf("its trial was interrupted %d times", maxResumed)
-			}
+			w.resumed(s.Attempt)
 			return nil
 		})
 		if err != nil && !w.state.Attempt.Activated {
@@ -138,6 +143,16 @@ func (w *Watchdog) resumeTrial(ctx context.Context) error {
 		}
 	}
 	return w.judge(ctx)
+}
+
+// resumed has a trial go on that nobody watched for a while. No time was lost:
+// what is left is at least enough to be well for long enough. But that is not
+// given for ever.
+func (w *Watchdog) resumed(a *ota.Attempt) {
+	a.BeganAt = max(a.BeganAt, w.o.Uptime().Seconds()+leastSeconds(a.MinHealthySeconds)-a.DeadlineSeconds)
+	if a.Resumed++; a.Resumed > maxResumed {
+		a.Verdict = fmt.Sprintf("its trial was interrupted %d times", maxResumed)
+	}
 }
 
 // judge carries a trial to its end: activates the candidate if that has not
@@ -160,14 +175,20 @@ func (w *Watchdog) judge(ctx context.Context) error {
 			s.Attempt.Activated, s.Attempt.BeganAt = true, w.o.Uptime().Seconds()
 		})
 	}
-	t := trial{attempt: w.state.Attempt}
+	t := trial{}
 	tick := time.NewTicker(w.o.Poll)
 	defer tick.Stop()
-	for {
+	for last := w.o.Uptime(); ; {
 		l := w.look(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		now := w.o.Uptime()
+		if now-last > longestGap { // the machine slept
+			t.healthy = 0
+			w.note(func(s *ota.State) { w.resumed(s.Attempt) })
+		}
+		last = now
 		w.countRestarts(l)
 		if err := w.interrupt(); err != nil {
 			w.log.Error().Err(err).Msg("request not answered during a trial")
@@ -175,7 +196,7 @@ func (w *Watchdog) judge(ctx context.Context) error {
 		if t.attempt = w.state.Attempt; t.attempt.Verdict != "" {
 			return w.takeBack(ctx)
 		}
-		switch v, why := t.judge(l, w.o.Uptime()); v {
+		switch v, why := t.judge(l, now); v {
 		case keep:
 			return w.commit()
 		case takeBack:

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pyvorin/pyvorin-edge/ota"
@@ -355,6 +356,45 @@ func TestTheReleaseBeforeCannotBeStarted(t *testing.T) {
 	if s.Active.Version != "1.1.0" || !strings.Contains(s.Last.Reason, "may still be it") || !strings.Contains(s.Last.Reason, "it is gone") {
 		t.Errorf("active %s, %v", s.Active.Version, s.Last)
 	}
+}
+
+// TestTheMachineSleepsDuringATrial: then nothing was seen, and nothing lost.
+func TestTheMachineSleepsDuringATrial(t *testing.T) {
+	r, s := during(t, nil, func(r *rig) { r.device.uptime += time.Hour })
+	if s.Active.Version != "1.2.0" || r.device.uptime < time.Hour+10*time.Second {
+		t.Errorf("active %s, %v", s.Active.Version, s.Last)
+	}
+	_, s = during(t, func(r *rig) { r.device.behaves["1.2.0"] = &behaviour{hangs: true} }, func(r *rig) { r.device.uptime += time.Hour })
+	if s.Active.Version != "1.1.0" {
+		t.Errorf("active %s, %v", s.Active.Version, s.Last)
+	}
+	// Who sleeps again and again is not waited for.
+	r = newRig(t)
+	r.install("1.1.0", 11)
+	r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("1.2.0", 12, nil)})
+	r.device.onLook = func() {
+		if r.device.running == "1.2.0" {
+			r.device.uptime += time.Hour
+		}
+	}
+	if s := r.run(); s.Active.Version != "1.1.0" || !strings.Contains(s.Last.Reason, "interrupted") {
+		t.Errorf("active %s, %v", s.Active.Version, s.Last)
+	}
+}
+
+// TestTheServiceManagerDoesNotAnswer: a release whose fault that may be does not
+// stay for that.
+func TestTheServiceManagerDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.install("1.1.0", 11)
+		r.ask(ota.Request{Action: ota.Install, Bundle: r.bundle("1.2.0", 12, nil)})
+		r.options.Poll = time.Millisecond
+		r.device.mute = func() bool { return r.device.running == "1.2.0" }
+		if s := r.run(); s.Active.Version != "1.1.0" || r.device.running != "1.1.0" || !strings.Contains(s.Last.Reason, "deadline") {
+			t.Errorf("active %s, %v", s.Active.Version, s.Last)
+		}
+	})
 }
 
 func TestASelftestIsBrokenOff(t *testing.T) {

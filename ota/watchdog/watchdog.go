@@ -172,7 +172,7 @@ func (w *Watchdog) isSound(ctx context.Context) bool {
 	if missing, err := w.missing(busyFile); !missing || err != nil {
 		return false
 	}
-	status, err := w.o.Service.Status(ctx)
+	status, err := w.status(ctx)
 	return err != nil || !status.GaveUp
 }
 
