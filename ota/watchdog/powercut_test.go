@@ -42,11 +42,14 @@ type source struct {
 	synced int64
 }
 
+// graves is added to the name of a rig's folder.
+const graves = ".graves"
+
 func newSupply(r *rig, left, keep int) *supply {
-	graves := r.dir + ".graves"
-	must(r.t, os.RemoveAll(graves))
-	must(r.t, os.Mkdir(graves, 0o700))
-	return &supply{FS: r.real, dir: r.dir, left: left, keep: keep, files: map[*source]struct{}{}, graves: graves}
+	kept := r.dir + graves
+	must(r.t, os.RemoveAll(kept))
+	must(r.t, os.Mkdir(kept, 0o700))
+	return &supply{FS: r.real, dir: r.dir, left: left, keep: keep, files: map[*source]struct{}{}, graves: kept}
 }
 
 // use takes one operation's power.

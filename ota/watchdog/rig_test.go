@@ -58,7 +58,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { fsys.Close() })
+	t.Cleanup(func() { fsys.Close(); os.RemoveAll(dir + graves) })
 	r := &rig{t: t, dir: dir, real: fsys, disk: fsys, release: key(1), command: key(2)}
 	anchor, err := trust.NewAnchor(trust.AnchorSpec{Version: 2, Keys: map[trust.Role][]ed25519.PublicKey{
 		trust.RootRole:    {public(key(3))},
@@ -94,7 +94,7 @@ func (r *rig) fork() *rig {
 	r.t.Helper()
 	dir, err := os.MkdirTemp(filepath.Dir(r.dir), "watchdog-*")
 	must(r.t, err)
-	r.t.Cleanup(func() { os.RemoveAll(dir) })
+	r.t.Cleanup(func() { os.RemoveAll(dir); os.RemoveAll(dir + graves) })
 	must(r.t, copyTree(r.dir, dir))
 	fsys, err := disk.Open(dir)
 	must(r.t, err)
@@ -109,7 +109,7 @@ func (r *rig) fork() *rig {
 func (r *rig) remove() {
 	r.real.Close()
 	os.RemoveAll(r.dir)
-	os.RemoveAll(r.dir + ".graves")
+	os.RemoveAll(r.dir + graves)
 }
 
 func copyTree(from, to string) error {
