@@ -25,7 +25,7 @@ type OTA struct {
 	CertFile string `toml:"cert_file" pem:"certificate" doc:"Client certificate (PEM)."`
 	KeyFile  string `toml:"key_file" pem:"key" doc:"Its key (PEM)."`
 
-	Components []Component `toml:"components" max_items:"16" doc:"Other applications on this device that are updated in the same way, in two slots each."`
+	Components []Component `toml:"components" max_items:"16" doc:"Other applications on this device that are updated in the same way, in two slots each. For now they are only checked: no watchdog manages them yet."`
 }
 
 // Component is one entry of ota.components.

@@ -91,12 +91,8 @@ func newSensor(d config.Sensor, env sensors.Env) (sensors.Sensor, error) {
 			return nil, config.Problemf(fmt.Sprintf("interfaces[%d]", i), "%q is no valid pattern", pattern)
 		}
 	}
-	root := env.SysRoot
-	if root == "" {
-		root = "/"
-	}
-	s.root = root
-	s.env = common.EnvMap{common.HostProcEnvKey: filepath.Join(root, "proc")}
+	s.root = env.Root()
+	s.env = common.EnvMap{common.HostProcEnvKey: filepath.Join(s.root, "proc")}
 	return s, nil
 }
 
